@@ -1,0 +1,1 @@
+/* being written */ typedef int holdpoint_stub_archive_arc_match_c;

@@ -1,0 +1,40 @@
+#include "base/clock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static uint64_t clock_read(clockid_t id) {
+        struct timespec ts;
+
+        (void) clock_gettime(id, &ts); /* cannot fail for these clocks */
+        return (uint64_t) ts.tv_sec * USEC_PER_SEC + (uint64_t) ts.tv_nsec / 1000;
+}
+
+uint64_t clock_realtime_usec(void) {
+        return clock_read(CLOCK_REALTIME);
+}
+
+uint64_t clock_monotonic_usec(void) {
+        return clock_read(CLOCK_MONOTONIC);
+}
+
+void clock_format(uint64_t usec, char ret[CLOCK_TEXT_MAX]) {
+        time_t t = (time_t) (usec / USEC_PER_SEC);
+        struct tm tm;
+
+        ret[0] = 0;
+        if (usec > 0 && gmtime_r(&t, &tm))
+                (void) strftime(ret, CLOCK_TEXT_MAX, "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
+int clock_parse(const char *text, uint64_t *ret) {
+        struct tm tm = { 0 };
+        const char *end = strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+
+        if (!end || *end)
+                return -EINVAL;
+        *ret = (uint64_t) timegm(&tm) * USEC_PER_SEC;
+        return 0;
+}

@@ -1,0 +1,20 @@
+#pragma once
+
+/*
+ * Time: microseconds, and RFC 3339 in UTC.
+ */
+
+#include <stdint.h>
+
+#define USEC_PER_SEC  UINT64_C(1000000)
+#define USEC_PER_MSEC UINT64_C(1000)
+
+uint64_t clock_realtime_usec(void);
+uint64_t clock_monotonic_usec(void);
+
+/* "2024-01-15T02:00:00Z"; empty for 0. */
+#define CLOCK_TEXT_MAX 32
+void clock_format(uint64_t usec, char ret[CLOCK_TEXT_MAX]);
+
+/* The reverse. 0 or -EINVAL. */
+int clock_parse(const char *text, uint64_t *ret);

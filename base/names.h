@@ -1,0 +1,50 @@
+#pragma once
+
+/*
+ * Every well-known string: bus names, paths, environment, log fields, directories.
+ */
+
+#define HP_BUS_NAME          "org.holdpoint.Backup1"
+#define HP_BUS_ROOT          "/org/holdpoint/Backup1"
+#define HP_BUS_JOB_PREFIX    "/org/holdpoint/Backup1/job"
+#define HP_IFACE_MANAGER     "org.holdpoint.Backup1.Manager"
+#define HP_IFACE_JOB         "org.holdpoint.Backup1.Job"
+#define HP_BUS_ERROR_PREFIX  "org.holdpoint.Backup1.Error."
+#define HP_POLKIT_PREFIX     "org.holdpoint.backup1."
+
+#define HP_ENV_CONFIGURATION "CONFIGURATION_DIRECTORY"
+#define HP_ENV_STATE         "STATE_DIRECTORY"
+#define HP_ENV_RUNTIME       "RUNTIME_DIRECTORY"
+#define HP_ENV_CREDENTIALS   "CREDENTIALS_DIRECTORY"
+#define HP_ENV_BUS           "DBUS_SYSTEM_BUS_ADDRESS"
+#define HP_ENV_LIBEXEC       "HOLDPOINT_LIBEXECDIR"
+#define HP_ENV_WORKERS       "HOLDPOINT_WORKERS_DIR"
+#define HP_ENV_AGENT_USER    "HOLDPOINT_AGENT_USER"
+#define HP_ENV_STEP          "HOLDPOINT_STEP" /* base/step.h; set by tests only */
+
+#define HP_DEFAULT_CONFIGURATION "/etc/holdpoint"
+#define HP_DEFAULT_STATE         "/var/lib/holdpoint"
+#define HP_DEFAULT_WORKER_STATE  "/var/lib/holdpoint-worker"
+#define HP_DEFAULT_REPOSITORY    "/var/backups/holdpoint"
+#define HP_DEFAULT_WORKERS       "/run/holdpoint-workers"
+#define HP_DEFAULT_AGENT_USER    "holdpoint"
+
+#define HP_WORKER_PROGRAM "holdpoint-worker"
+#define HP_SQLITE_PROGRAM "holdpoint-sqlite"
+
+/* The directory beside live data that holds snapshots, staged and old trees; never archived. */
+#define HP_AREA_NAME ".holdpoint"
+
+/* Journal fields. */
+#define HP_FIELD_JOB     "HOLDPOINT_JOB"
+#define HP_FIELD_BACKUP  "HOLDPOINT_BACKUP"
+#define HP_FIELD_SERVICE "HOLDPOINT_SERVICE"
+#define HP_FIELD_PHASE   "HOLDPOINT_PHASE"
+#define HP_FIELD_PAUSE   "HOLDPOINT_PAUSE_USEC"
+#define HP_FIELD_BYTES   "HOLDPOINT_BYTES"
+#define HP_FIELD_RESULT  "HOLDPOINT_RESULT"
+
+/* Version of the programs, from meson. */
+#ifndef HOLDPOINT_VERSION
+#define HOLDPOINT_VERSION "0"
+#endif

@@ -1,0 +1,1 @@
+/* being written */ typedef int holdpoint_stub_snapshot_none_c;

@@ -1,0 +1,138 @@
+#pragma once
+
+/*
+ * Points in time of file systems. A Volume is what is frozen as one (a btrfs subvolume, later a
+ * logical volume, or nothing); a provider is a small table of functions, one file each.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+#include "base/fail.h"
+#include "base/json.h"
+
+typedef enum SnapshotKind {
+        SNAPSHOT_AUTO,  /* btrfs where the path lies on btrfs, else lvm where it can, else none */
+        SNAPSHOT_BTRFS,
+        SNAPSHOT_LVM,
+        SNAPSHOT_NONE,
+} SnapshotKind;
+
+const char *snapshot_kind_name(SnapshotKind kind); /* "auto" "btrfs" "lvm" "none" */
+int snapshot_kind_parse(const char *text, SnapshotKind *ret);
+
+typedef struct Volume Volume;
+typedef struct Snapshot Snapshot;
+
+/*
+ * The volume that holds `path` (absolute, clean, from root's configuration; no component may be a
+ * link). FAIL_SOURCE_MISSING, FAIL_SNAPSHOT_FAILED when `kind` is not possible there, with
+ * the reason. SNAPSHOT_LVM: refused until it exists. Opens the volume's root and its area.
+ */
+int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr);
+void volume_free(Volume *v);
+DEFINE_CLEANUP(Volume *, volume_free);
+
+SnapshotKind volume_kind(const Volume *v);   /* never AUTO */
+bool volume_equal(const Volume *a, const Volume *b);
+const char *volume_root(const Volume *v);    /* absolute live path of its root; for NONE: "/" */
+int volume_root_fd(const Volume *v);         /* borrowed */
+
+/*
+ * Makes the snapshot `name` (one component, self-describing: hot.BACKUP-ID.N) in the volume's area,
+ * writable. Only the ioctl happens here: everything that may wait was done by volume_find() or
+ * before. Safe to call from several threads for different volumes. NONE: succeeds, image = live.
+ */
+int snapshot_take(Volume *v, const char *name, Snapshot **ret, Failure *reterr);
+
+/* Root directory of the image (borrowed); for NONE the live root "/". */
+int snapshot_fd(const Snapshot *s);
+
+/* Opens the image of the live `path` (below volume_root()) with fd_open_beneath(). fd or -errno. */
+int snapshot_open_path(const Snapshot *s, const char *path, int flags);
+
+/*
+ * Sets the image read-only, syncs, and records its identity. After this it is never written again.
+ * NONE: nothing.
+ */
+int snapshot_seal(Snapshot *s, Failure *reterr);
+
+/* Invalid or overflown images are found here, after the last byte was read. btrfs: always fine. */
+int snapshot_check(Snapshot *s, Failure *reterr);
+
+void snapshot_free(Snapshot *s); /* closes; a kept image stays on disk */
+DEFINE_CLEANUP(Snapshot *, snapshot_free);
+
+/* Removes the image from disk and frees it. */
+int snapshot_drop(Snapshot *s, Failure *reterr);
+
+/*
+ * Identity of a sealed image as JSON: provider, area path, name, uuid, parent_uuid, subvolume id,
+ * ctransid (after sealing and syncfs; never `generation`), otransid, root (live path). Owned.
+ */
+json_object *snapshot_identity(const Snapshot *s);
+
+/*
+ * Opens a kept image by its recorded identity. FAIL_SOURCE_MISSING if it is gone,
+ * FAIL_INTEGRITY_FAILURE if what is there is not it (uuid, parent, read-only flag, ctransid).
+ */
+int snapshot_open(json_object *identity, Snapshot **ret, Failure *reterr);
+
+/* ---- areas: the `.holdpoint` directory of a target ---- */
+
+/*
+ * Opens (made if needed: root, 0700) the area for `target`: at the root of the subvolume, or elsewhere
+ * of the mount, that holds the target's parent. If target is itself the root of its mount, the area
+ * inside it, and *ret_is_root is true. An area that is not root's own 0700 directory is refused.
+ * Returns an fd; `ret_path` (owned, may be NULL) its absolute path.
+ */
+int area_open(const char *target, bool create, char **ret_path, bool *ret_is_root, Failure *reterr);
+
+/* ---- trees: what the swap works on ---- */
+
+typedef enum TreeKind { TREE_ABSENT, TREE_FILE, TREE_DIRECTORY, TREE_SUBVOLUME, TREE_OTHER } TreeKind;
+
+/*
+ * Identity of one tree, stable over renames: fsid + subvolume id + uuid for a subvolume, else fsid (or
+ * device) + inode + birth time.
+ */
+typedef struct TreeId {
+        TreeKind kind;
+        uint8_t fsid[16];
+        uint64_t ino, subvolume, btime_sec;
+        uint32_t btime_nsec;
+        uint8_t uuid[16];
+} TreeId;
+
+int tree_identify(int dirfd, const char *name, TreeId *ret, Failure *reterr); /* absent is success */
+bool tree_id_equal(const TreeId *a, const TreeId *b);
+json_object *tree_id_json(const TreeId *id); /* owned */
+int tree_id_read(json_object *o, TreeId *ret);
+
+/* A new empty subvolume, or a writable snapshot of `image_fd` (a subvolume root), in `dirfd`. */
+int tree_make_subvolume(int dirfd, const char *name, Failure *reterr);
+int tree_make_snapshot(int image_fd, int dirfd, const char *name, Failure *reterr);
+
+/*
+ * Removes a tree of any kind in an area. A subvolume with a nested subvolume in it is -ENOTEMPTY and
+ * stays; never recursive across subvolumes. Absent is success.
+ */
+int tree_remove(
+        int dirfd, const char *name, bool (*interrupted)(void *), void *userdata, Failure *reterr);
+
+/*
+ * renameat2(RENAME_EXCHANGE), or RENAME_NOREPLACE when exactly one side is absent, then fsync of both
+ * parents. Identities are compared before (-ESTALE, FAIL_TARGET_IN_USE, when a name is not what `a`/`b` say).
+ */
+int tree_exchange(
+        int dirfd_a, const char *name_a, const TreeId *a, int dirfd_b, const char *name_b,
+        const TreeId *b, Failure *reterr);
+
+/*
+ * Proof that nobody holds `path`: open files, working and root directories, mappings, mounts on or
+ * below it, in every process and mount namespace but the caller itself. A /proc entry that cannot be read
+ * counts as busy. 0, or -EBUSY with FAIL_TARGET_IN_USE naming process and what it holds.
+ */
+int tree_prove_unused(const char *path, Failure *reterr);

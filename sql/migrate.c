@@ -1,0 +1,1 @@
+/* being written */ typedef int holdpoint_stub_sql_migrate_c;
