@@ -1,0 +1,18 @@
+#pragma once
+
+/*
+ * The verbs. Each returns 0 (`*ret_result` "done" or "partial", literals; a partial fills reterr with
+ * why) or a negative errno with reterr; main.c turns that into the RESULT. `ret_summary` is owned by
+ * the caller in every case and may be set on failure too.
+ */
+
+#include "worker/work.h"
+
+int run_create(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_rollback(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_confirm(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_verify(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

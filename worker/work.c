@@ -1,0 +1,142 @@
+#include "worker/work.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/text.h"
+
+#define POLL_USEC     (10 * USEC_PER_MSEC)
+#define PROGRESS_USEC (100 * USEC_PER_MSEC)
+
+/* Reads what the agent has to say; anything but `cancel` is as good as a hang-up. */
+static void read_agent(Work *w) {
+        _cleanup_json_ json_object *message = NULL;
+        int r = proto_recv(w->socket, &message, NULL);
+
+        if (r == 1 && strcmp(proto_type(message), "cancel") == 0)
+                log_notice("cancel requested");
+        else
+                log_notice("the agent hung up: stopping at the next safe point");
+        w->canceled = true;
+}
+
+bool work_interrupted(void *work) {
+        Work *w = work;
+        uint64_t now;
+
+        if (w->canceled || w->socket < 0)
+                return w->canceled;
+        now = clock_monotonic_usec();
+        if (now - w->polled_usec < POLL_USEC)
+                return false;
+        w->polled_usec = now;
+        if (fd_wait_readable(w->socket, 0) > 0)
+                read_agent(w);
+        return w->canceled;
+}
+
+int work_check(Work *w, Failure *reterr) {
+        w->polled_usec = 0;
+        return work_interrupted(w) ? fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled") : 0;
+}
+
+static void send_message(Work *w, json_object *message) {
+        if (w->socket < 0 || !message)
+                return;
+        /* A lost agent must not fail what is under way here: it shows as a hang-up. */
+        if (proto_send(w->socket, message, NULL, 0) == -EPIPE)
+                w->canceled = true;
+}
+
+void work_phase(Work *w, const char *phase) {
+        _cleanup_json_ json_object *m = proto_new("phase");
+
+        w->phase = phase;
+        log_debug("phase %s", phase);
+        if (m && json_put_string(m, "phase", phase) >= 0)
+                send_message(w, m);
+}
+
+void work_progress(Work *w, bool force) {
+        _cleanup_json_ json_object *m = NULL;
+        uint64_t now = clock_monotonic_usec();
+
+        if (w->socket < 0 || (!force && now - w->sent_usec < PROGRESS_USEC))
+                return;
+        w->sent_usec = now;
+        m = proto_new("progress");
+        if (m && json_put_u64(m, "bytes_done", w->bytes_done) >= 0 &&
+            json_put_u64(m, "bytes_total", w->bytes_total) >= 0 &&
+            json_put_u64(m, "files_done", w->files_done) >= 0 &&
+            json_put_u64(m, "files_total", w->files_total) >= 0)
+                send_message(w, m);
+}
+
+void work_accepted(Work *w) {
+        _cleanup_json_ json_object *m = proto_new("accepted");
+
+        send_message(w, m);
+}
+
+void work_point(Work *w, uint64_t pause_usec) {
+        _cleanup_json_ json_object *m = proto_new("point");
+
+        if (m && json_put_u64(m, "pause_usec", pause_usec) >= 0)
+                send_message(w, m);
+}
+
+void work_stream(Work *w, const char *type, const char *key, json_object *value) {
+        _cleanup_json_ json_object *v = value, *m = proto_new(type);
+
+        if (v && m && json_put(m, key, json_object_get(v)) >= 0)
+                send_message(w, m);
+}
+
+void work_result(Work *w, const char *result, const Failure *f, json_object *summary) {
+        _cleanup_json_ json_object *s = summary ? summary : json_object_new_object();
+        _cleanup_json_ json_object *m = proto_new("result");
+
+        if (f && f->code != FAIL_NONE && strcmp(result, "done") != 0)
+                log_write(strcmp(result, "failed") == 0 ? LOG_ERR : LOG_WARNING, "%s: %s: %s",
+                          result, fail_name(f->code), f->text);
+        else
+                log_notice("%s", result);
+        if (!m || !s || json_put_string(m, "result", result) < 0 ||
+            json_put(m, "summary", json_object_get(s)) < 0)
+                return;
+        if (f && f->code != FAIL_NONE && json_put(m, "error", proto_failure(f)) < 0)
+                return;
+        send_message(w, m);
+}
+
+int work_string(Work *w, const char *key, const char **ret, Failure *reterr) {
+        int r = json_get_string(w->request, key, ret);
+
+        if (r < 0)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, -r, "request: '%s' is missing or no string",
+                                key);
+        return 0;
+}
+
+int work_uuid(Work *w, const char *key, const char **ret, Failure *reterr) {
+        int r = work_string(w, key, ret, reterr);
+
+        if (r >= 0 && !text_is_uuid(*ret))
+                r = fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL, "request: '%s' is no id", key);
+        return r;
+}
+
+int work_bool(Work *w, const char *key, bool fallback, bool *ret, Failure *reterr) {
+        int r = json_get_bool(w->request, key, ret);
+
+        if (r == -ENOENT)
+                *ret = fallback;
+        else if (r < 0)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL, "request: '%s' is no boolean",
+                                key);
+        return 0;
+}
