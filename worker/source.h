@@ -1,0 +1,85 @@
+#pragma once
+
+/*
+ * What a backup reads: the configured paths of its services, the volumes they lie on, the databases
+ * in them.
+ */
+
+#include "archive/arc.h"
+#include "snapshot/hold.h"
+#include "snapshot/snapshot.h"
+#include "worker/work.h"
+
+#define SOURCE_DATABASES_MAX 500
+
+typedef struct SourcePath {
+        size_t service; /* index into Source.services */
+        const char *path;
+        size_t volume; /* index into Source.volumes */
+        TreeKind kind;
+} SourcePath;
+
+/* A file beside its lock, journal and log: (present, inode, size, mtime, ctime) before recovery. */
+typedef struct SourceFileState {
+        bool present;
+        uint64_t ino, size, mtime_nsec, ctime_nsec;
+} SourceFileState;
+
+typedef struct SourceDatabase {
+        char *path; /* live */
+        char *name; /* last component, in `path` */
+        size_t service, volume;
+        int live_dirfd;
+        uid_t uid;
+        gid_t gid;
+        bool copy; /* captured by online backup instead of in the image */
+
+        /* filled as the backup goes on */
+        SourceFileState state[3]; /* NAME, -wal, -journal, in the image before recovery */
+        bool unchanged;           /* since the base: its content is reused unread */
+        bool found;               /* the walk met it */
+        int copy_fd;              /* `copy`: an unlinked file with the copy */
+        uint64_t copy_size;
+        HoldVerdict verdict;
+        uint64_t checked_usec;
+        bool failed; /* could not be recovered or copied: the backup is partial */
+} SourceDatabase;
+
+typedef struct SourceService {
+        const ConfigService *config;
+        ArcRules *rules;
+        bool uses_image; /* all its paths lie in snapshots */
+        bool online;     /* some database is copied, so the image is not what is archived */
+} SourceService;
+
+typedef struct Source {
+        SourceService *services; /* sorted by name */
+        size_t n_services;
+        SourcePath *paths;
+        size_t n_paths;
+        Volume **volumes;
+        size_t n_volumes;
+        SourceDatabase *databases;
+        size_t n_databases;
+        HoldDatabase *holds; /* one per database, same order */
+        uint64_t files, bytes; /* what the discovery counted */
+} Source;
+
+/*
+ * Finds paths and volumes of the named services. FAIL_NO_SUCH_SERVICE, FAIL_SOURCE_MISSING,
+ * FAIL_SNAPSHOT_FAILED.
+ */
+int source_open(Work *w, json_object *services, Source *ret, Failure *reterr);
+void source_done(Source *s);
+
+/*
+ * Looks through the live trees for databases and counts what is there: nothing is locked, no content
+ * is read but the first bytes of what may be a database. A nested subvolume refuses the service.
+ */
+int source_discover(Work *w, Source *s, Failure *reterr);
+
+/* The database with this path, or NULL. */
+SourceDatabase *source_database(const Source *s, const char *path);
+
+/* How many of the first 16 bytes make a file a database: all of "SQLite format 3" and its NUL. */
+bool source_is_sqlite(int fd, uint64_t size);
