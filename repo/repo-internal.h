@@ -1,0 +1,365 @@
+#pragma once
+
+/*
+ * Between the files of repo/. Nothing here leaves the folder (unit tests may include it).
+ *
+ * Threads: a Crypto or Compressor belongs to one thread. Functions marked [mutex] touch the index
+ * or the state of a pack writer: whoever runs threads calls them all under one mutex of its own.
+ * All else is for the thread that owns the Repo.
+ */
+
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+#include "repo/format.h"
+#include "repo/repo.h"
+
+typedef struct Compressor Compressor;
+typedef struct Crypto Crypto;
+typedef struct Index Index;
+typedef struct PackCache PackCache;
+typedef struct PackFile PackFile;
+typedef struct PackWriter PackWriter;
+typedef struct Store Store;
+
+/* ---- crc32c.c ---- */
+
+/* CRC-32C (Castagnoli), start with 0; may be continued. */
+uint32_t crc32c(uint32_t crc, const void *data, size_t n);
+
+/* ---- crypto.c ---- */
+
+/* H and what is derived from it. */
+typedef struct CryptoKeys {
+        Secret host, id, meta, mac;
+} CryptoKeys;
+
+int crypto_keys_derive(const uint8_t host[KEY_SIZE], CryptoKeys *ret);
+void crypto_keys_done(CryptoKeys *keys);
+
+/* Contexts of one thread, set up for K_id and K_mac. `keys` may be NULL: then no id and mac. */
+int crypto_new(const CryptoKeys *keys, Crypto **ret);
+void crypto_free(Crypto *c);
+DEFINE_CLEANUP(Crypto *, crypto_free);
+
+/* HMAC-SHA-256(K_id, class || data). */
+int crypto_id(Crypto *c, uint8_t class, const void *data, size_t n, uint8_t ret[ID_SIZE]);
+
+typedef struct CryptoPart {
+        const void *data;
+        size_t size;
+} CryptoPart;
+
+/* HMAC-SHA-256(K_mac, parts back to back). */
+int crypto_mac(Crypto *c, const CryptoPart *parts, size_t n, uint8_t ret[MAC_SIZE]);
+
+/* As crypto_mac(), in steps, for what does not lie in memory as a whole. */
+int crypto_mac_begin(Crypto *c);
+int crypto_mac_more(Crypto *c, const void *data, size_t n);
+int crypto_mac_end(Crypto *c, uint8_t ret[MAC_SIZE]);
+
+/* AES-256-GCM: `out` takes n + TAG_SIZE bytes; may not overlap `in`. */
+int crypto_seal(Crypto *c,
+                const uint8_t key[KEY_SIZE],
+                const uint8_t nonce[NONCE_SIZE],
+                CryptoPart aad,
+                const void *in,
+                size_t n,
+                uint8_t *out);
+
+/* The reverse; `n` counts the tag. -EBADMSG when it does not authenticate: `out` is wiped then. */
+int crypto_open(Crypto *c,
+                const uint8_t key[KEY_SIZE],
+                const uint8_t nonce[NONCE_SIZE],
+                CryptoPart aad,
+                const void *in,
+                size_t n,
+                uint8_t *out);
+
+int crypto_hkdf(CryptoPart key, CryptoPart salt, CryptoPart info, uint8_t ret[KEY_SIZE]);
+int crypto_random(void *data, size_t n);
+bool crypto_equal(const void *a, const void *b, size_t n); /* in constant time */
+
+/* SHA-256 in steps: the checksum of a manifest. */
+typedef struct CryptoSha CryptoSha;
+int crypto_sha_new(CryptoSha **ret);
+int crypto_sha_add(CryptoSha *s, const void *data, size_t n);
+int crypto_sha_end(CryptoSha *s, uint8_t ret[32]);
+void crypto_sha_free(CryptoSha *s);
+DEFINE_CLEANUP(CryptoSha *, crypto_sha_free);
+int crypto_sha256(const void *data, size_t n, uint8_t ret[32]);
+
+/* X25519 keys. The private key is PKCS#8 PEM; -EBADMSG for anything else, -ENOKEY if it is
+ * encrypted. */
+int crypto_keypair_new(Secret *ret_pem, uint8_t ret_public[32]);
+int crypto_private_parse(const Secret *pem, Secret *ret_raw, uint8_t ret_public[32]);
+int crypto_public_pem(const uint8_t public[32], Buf *ret);
+int crypto_public_parse(const void *pem, size_t n, uint8_t ret[32]);
+
+/* Seals a key to a recipient; `context` is label || repository uuid || object uuid. */
+int crypto_box_seal(const uint8_t public[32],
+                    CryptoPart context,
+                    const uint8_t key[KEY_SIZE],
+                    uint8_t ret[BOX_SIZE]);
+int crypto_box_open(const uint8_t private[32],
+                    const uint8_t public[32],
+                    CryptoPart context,
+                    const uint8_t box[BOX_SIZE],
+                    uint8_t ret[KEY_SIZE]); /* -EBADMSG */
+
+/* ---- compress.c ---- */
+
+/* `level` is the user's 0-9; contexts are reused from call to call. */
+int compress_new(unsigned level, Compressor **ret);
+void compress_free(Compressor *c);
+DEFINE_CLEANUP(Compressor *, compress_free);
+
+/*
+ * 1: compressed into `out` (of at least `n` bytes) with the size in `ret`; 0: store it raw (level
+ * 0, or a probe says the gain is under 3 %); negative errno.
+ */
+int compress_run(Compressor *c, const void *data, size_t n, void *out, size_t *ret);
+
+/* Exactly `plain` bytes into `out`, else -EBADMSG. */
+int compress_expand(Compressor *c, const void *data, size_t n, void *out, size_t plain);
+
+/* ---- store-local.c: a directory; names are relative paths of the format ---- */
+
+int store_open(const char *path, bool create, Store **ret, Failure *reterr);
+void store_close(Store *s);
+DEFINE_CLEANUP(Store *, store_close);
+
+/* Atomic and durable on return. */
+int store_put(Store *s, const char *name, const void *data, size_t n, Failure *reterr);
+int store_get(Store *s, const char *name, size_t max, Buf *ret); /* -ENOENT, -EFBIG, ... */
+bool store_has(Store *s, const char *name);
+int store_delete(Store *s, const char *name, Failure *reterr); /* durable; a missing one is fine */
+
+/* Calls for each regular file in `dir` ("packs": in its 256 sub-directories) whose name is a uuid.
+ */
+typedef int (*store_on_name)(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *reterr);
+int store_list(Store *s, const char *dir, store_on_name on_name, void *userdata, Failure *reterr);
+
+/* Packs: made under a temporary name, published by rename, durable after store_sync(). */
+int store_pack_create(Store *s, const uint8_t uuid[UUID_SIZE], Failure *reterr); /* fd */
+int store_pack_publish(Store *s, const uint8_t uuid[UUID_SIZE], Failure *reterr);
+int store_pack_open(Store *s, const uint8_t uuid[UUID_SIZE]);   /* fd for reading or -errno */
+int store_pack_remove(Store *s, const uint8_t uuid[UUID_SIZE]); /* both names */
+int store_sweep_temporary(Store *s,
+                          Failure *reterr); /* packs left by a crash; needs the writer lock */
+int store_sync(Store *s, Failure *reterr);  /* syncfs */
+
+/* A descriptor of one of the format's directories ("" is the top), borrowed. */
+int store_dir_fd(Store *s, const char *dir);
+
+/* "packs/ab/<uuid>.pack" for messages. */
+#define STORE_NAME_MAX 64
+void store_pack_name(const uint8_t uuid[UUID_SIZE], char ret[STORE_NAME_MAX]);
+void store_object_name(ObjectKind kind, const uint8_t uuid[UUID_SIZE], char ret[STORE_NAME_MAX]);
+
+/* ---- repo.c ---- */
+
+#define REPO_RECIPIENTS_MAX 16
+
+typedef struct Recipient {
+        char id[17]; /* first 8 bytes of SHA-256(public), hex */
+        uint8_t public[32];
+        char label[65];
+} Recipient;
+
+struct Repo {
+        bool (*interrupted)(void *userdata);
+        void *userdata;
+        char *path, *keys_dir;
+        int state_fd; /* borrowed */
+        Store *store;
+        uint8_t uuid[UUID_SIZE], host_id[UUID_SIZE];
+        Recipient recipients[REPO_RECIPIENTS_MAX];
+        size_t n_recipients;
+        CryptoKeys keys;
+        Crypto *crypto;     /* of the owner's thread */
+        Compressor *expand; /* of the owner's thread, for reading */
+        Index *index;
+        PackCache *packs;
+        Secret private_raw; /* X25519, once it was given or loaded */
+        uint8_t private_public[32];
+        bool writer; /* we hold REPO_LOCK_WRITER */
+        bool packs_locked;
+};
+
+bool repo_is_interrupted(const Repo *repo);
+
+/* The private key is loaded from keys_dir unless it was given. FAIL_KEY_MISSING. */
+int repo_need_private(Repo *repo, Failure *reterr);
+
+/* Takes in what is new in packs/ and forgets what is gone (index.c); needs nobody else's writer. */
+int repo_sync_index(Repo *repo, Failure *reterr);
+
+/* ---- keyfile.c ---- */
+
+/* The host secret: 0 and H; -ENOENT when there is none. */
+int keyfile_load_host(const char *keys_dir, Secret *ret, Failure *reterr);
+int keyfile_save_host(const char *keys_dir, const Secret *host, Failure *reterr);
+int keyfile_load_private(const char *keys_dir, Secret *ret_pem, Failure *reterr); /* -ENOENT */
+/* The public key; a pair is made, durable, if there is neither public.pem nor private.pem. */
+int keyfile_ensure_pair(const char *keys_dir, uint8_t ret_public[32], Failure *reterr);
+
+/* Makes K_s for a run, sealed to all recipients in sessions/<id>, durable. */
+int keyfile_session_new(Repo *repo,
+                        uint8_t ret_id[UUID_SIZE],
+                        Secret *ret_key,
+                        uint64_t *ret_bytes,
+                        Failure *reterr);
+/* Opens K_s of an old session; needs the private key. */
+int keyfile_session_open(Repo *repo, const uint8_t id[UUID_SIZE], Secret *ret_key, Failure *reterr);
+
+/* ---- object.c ---- */
+
+/* Writes a small object, durable; `ret_bytes` (its size) may be NULL. */
+int object_write(Repo *repo,
+                 ObjectKind kind,
+                 const uint8_t uuid[UUID_SIZE],
+                 json_object *payload,
+                 uint64_t *ret_bytes,
+                 Failure *reterr);
+
+/* Reads, checks and opens one; owned. -ENOENT (reterr untouched), else FAIL_INTEGRITY_FAILURE. */
+int object_read(Repo *repo,
+                ObjectKind kind,
+                const uint8_t uuid[UUID_SIZE],
+                json_object **ret,
+                Failure *reterr);
+
+/* ---- index.c ---- */
+
+/* Where a chunk lies. */
+typedef struct IndexPlace {
+        uint64_t pack_no;
+        uint32_t ordinal;
+        uint64_t offset;
+        uint32_t stored; /* bytes in the pack */
+        uint32_t plain;  /* of the record */
+        uint8_t class;   /* CLASS_SMALL for members of bundles */
+        bool member;
+        uint32_t member_offset, member_size; /* inside the record's plaintext, if `member` */
+} IndexPlace;
+
+typedef struct IndexPack {
+        uint64_t no;
+        uint8_t uuid[UUID_SIZE], session[UUID_SIZE];
+        PackKind kind;
+        uint64_t size;
+        bool durable;
+} IndexPack;
+
+/* Identity of a record for its AAD, where it differs from what place and pack say. */
+typedef struct IndexExtra {
+        uint8_t id[ID_SIZE];
+        uint8_t class;
+        uint8_t session[UUID_SIZE], pack[UUID_SIZE];
+        uint32_t ordinal;
+} IndexExtra;
+
+/* [mutex] 1 and the place, 0 if unknown (or its pack is gone), negative errno. */
+int index_find(Index *x, const uint8_t id[ID_SIZE], IndexPlace *ret, Failure *reterr);
+
+/* ---- pack-write.c ---- */
+
+typedef struct PackMember {
+        uint8_t id[ID_SIZE];
+        uint32_t offset, size;
+} PackMember;
+
+/* One record to be stored; everything pointed to is borrowed. */
+typedef struct PackRecord {
+        uint8_t class;       /* CLASS_BUNDLE with members */
+        uint8_t id[ID_SIZE]; /* of a bundle: crypto_id(CLASS_BUNDLE, ids of the members back to
+                                back) */
+        uint32_t plain;      /* bytes before compression */
+        bool compressed;
+        const void *data; /* compressed or plain bytes */
+        uint32_t size;
+        const PackMember *members; /* ascending, without gaps, the last one ends at `plain` */
+        uint32_t n_members;
+} PackRecord;
+
+/* A place that was reserved: filled by pack_reserve() and pack_seal(). */
+typedef struct PackSlot {
+        PackFile *pack;
+        uint32_t ordinal;
+        uint32_t stored; /* RECORD_OVERHEAD + size */
+        uint64_t offset;
+        uint8_t hash[HASH_SIZE];
+        uint32_t crc;
+} PackSlot;
+
+/* `content_key` is K_s for PACK_CONTENT, NULL for PACK_META. No file is made before the first
+ * record. */
+int pack_writer_new(Repo *repo,
+                    PackKind kind,
+                    const uint8_t session[UUID_SIZE],
+                    const Secret *content_key,
+                    uint64_t pack_bytes,
+                    PackWriter **ret,
+                    Failure *reterr);
+
+/* [mutex] Frees; what was not published is removed. */
+void pack_writer_free(PackWriter *w);
+DEFINE_CLEANUP(PackWriter *, pack_writer_free);
+
+/* [mutex] Takes the next ordinal and offset of the current pack (or of a new one). */
+int pack_reserve(PackWriter *w, const PackRecord *record, PackSlot *ret, Failure *reterr);
+
+/* Any thread: seals into `out` (slot->stored bytes) and fills hash and crc. */
+int pack_seal(PackSlot *slot, Crypto *c, const PackRecord *record, uint8_t *out);
+
+/* Any thread: writes the sealed bytes to their place. */
+int pack_write(const PackSlot *slot, const uint8_t *sealed, Failure *reterr);
+
+/*
+ * [mutex] The record is written: its ids are in the index from here on (so that in-flight sets may
+ * drop them). Publishes the pack when it is full and nothing in it is pending.
+ */
+int pack_done(PackWriter *w, const PackSlot *slot, Failure *reterr);
+
+/* [mutex] All four steps at once, for records that are made one by one; `scratch` is reused. */
+int pack_store(PackWriter *w, Crypto *c, const PackRecord *record, Buf *scratch, Failure *reterr);
+
+/* [mutex] Publishes the last pack, if any; nothing may be pending. Not yet durable. */
+int pack_writer_finish(PackWriter *w, Failure *reterr);
+
+/* [mutex] Removes all packs of this writer, published ones too, also from the index. */
+void pack_writer_abort(PackWriter *w);
+
+/* Bytes of all published packs. */
+uint64_t pack_writer_bytes(const PackWriter *w);
+
+/* After finish of all writers of a session: syncfs, then the packs count as durable in the index.
+ */
+int pack_commit(Repo *repo, const uint8_t session[UUID_SIZE], Failure *reterr);
+
+/* ---- pack-read.c ---- */
+
+/*
+ * Reads and opens the record at `place` (found for `id`) into `ret` (cleared first): the whole
+ * plaintext, of a bundle with all its members. The caller checks the id of what it takes.
+ * FAIL_KEY_MISSING for content without the private key, FAIL_INTEGRITY_FAILURE names the pack.
+ */
+int pack_read(Repo *repo,
+              const IndexPlace *place,
+              const uint8_t id[ID_SIZE],
+              Buf *ret,
+              Failure *reterr);
+
+/* ---- manifest-read.c ---- */
+
+/*
+ * Hands out every id that the backup needs (roots, blocks, lists, chunks), each before it is read,
+ * in the order of the manifest; ids may come more than once. Needs no private key.
+ */
+int manifest_walk_ids(
+        Repo *repo,
+        json_object *record,
+        int (*on_id)(void *userdata, uint8_t class, const uint8_t id[ID_SIZE], Failure *reterr),
+        void *userdata,
+        Failure *reterr);
