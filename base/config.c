@@ -1,1 +1,643 @@
-/* being written */ typedef int holdpoint_stub_base_config_c;
+#include "base/config.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/names.h"
+#include "base/settings.h"
+#include "base/text.h"
+
+/*
+ * Two readers of the same files: the agent to know names and limits, and root's worker to know what
+ * it may touch. Both must come to the same answer, so everything that can be judged from the text
+ * alone is judged here, and nothing that depends on the state of the disk.
+ *
+ * Files are read in the order of their bytes: holdpoint.conf, its drop-ins (the last one wins),
+ * then the services. Checks between services run once all are read, with the places kept beside the
+ * paths.
+ */
+
+#define CONFIG_FILE          "holdpoint.conf"
+#define CONFIG_DROP_INS      "holdpoint.conf.d"
+#define CONFIG_SERVICES      "services.d"
+#define CONFIG_SUFFIX        ".conf"
+#define CONFIG_FILES_MAX     512
+#define CONFIG_UNIT_NAME_MAX 255
+
+/* [Service] as written: text and lines, before the checks that need the whole. */
+typedef struct RawService {
+        char *description;
+        SettingsList paths, excludes, database_paths, units;
+        int databases; /* -1: not said */
+        int capture, snapshot;
+        struct RawCheck {
+                ConfigCheck check;
+                uint64_t age_usec;
+        } check;
+        uint32_t max_age_hours, health_delay_sec;
+        char *health_check_unit;
+} RawService;
+
+typedef struct RawAgent {
+        uint32_t max_queued_jobs, max_queued_jobs_per_user;
+        SettingsItem repository_path;
+        uint32_t compression_level, pack_size_mib;
+        uint32_t lock_timeout_msec, max_hold_msec;
+        int on_timeout;
+} RawAgent;
+
+static void raw_service_done(RawService *s) {
+        free(s->description);
+        free(s->health_check_unit);
+        settings_list_done(&s->paths);
+        settings_list_done(&s->excludes);
+        settings_list_done(&s->database_paths);
+        settings_list_done(&s->units);
+}
+
+static int parse_service_path(const SettingsValue *v, void *target, Failure *reterr) {
+        const char *p = v->text;
+
+        while ((p = strstr(p, "/" HP_AREA_NAME))) {
+                p += strlen("/" HP_AREA_NAME);
+                if (*p == 0 || *p == '/')
+                        return settings_refuse(
+                                v, reterr, HP_AREA_NAME " is Holdpoint's own and never backed up");
+        }
+        return settings_parse_path_list(v, target, reterr);
+}
+
+static int parse_exclude(const SettingsValue *v, void *target, Failure *reterr) {
+        const char *p = v->text;
+
+        if (*p == 0)
+                return settings_refuse(v, reterr, "must not be empty");
+        if (*p == '/')
+                return settings_refuse(v, reterr, "must be relative to its Path=");
+        while (*p) {
+                size_t n = strcspn(p, "/");
+
+                if (n == 2 && p[0] == '.' && p[1] == '.')
+                        return settings_refuse(v, reterr, "must not contain '..'");
+                p += n + (p[n] == '/');
+        }
+        return settings_parse_list(v, target, reterr);
+}
+
+static bool unit_name_is_valid(const char *s) {
+        static const char allowed[] =
+                "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_.\\@";
+        static const char *const suffixes[] = { ".service", ".socket", ".target", ".timer",
+                                                ".path" };
+        size_t n = strlen(s);
+
+        if (n > CONFIG_UNIT_NAME_MAX || s[strspn(s, allowed)] || s[0] == '.' || s[0] == '@')
+                return false;
+        for (size_t i = 0; i < ELEMENTSOF(suffixes); i++) {
+                size_t m = strlen(suffixes[i]);
+
+                if (n > m && strcmp(s + n - m, suffixes[i]) == 0)
+                        return true;
+        }
+        return false;
+}
+
+static int parse_unit(const SettingsValue *v, void *target, Failure *reterr) {
+        if (!unit_name_is_valid(v->text))
+                return settings_refuse(
+                        v, reterr, "must name a .service, .socket, .target, .timer or .path unit");
+        return settings_parse_list(v, target, reterr);
+}
+
+static int parse_health_unit(const SettingsValue *v, void *target, Failure *reterr) {
+        size_t n = strlen(v->text), m = strlen(".service");
+
+        if (n > 0 &&
+            (!unit_name_is_valid(v->text) || n <= m || strcmp(v->text + n - m, ".service") != 0))
+                return settings_refuse(v, reterr, "must name a .service unit, or nothing");
+        return settings_parse_string(v, target, reterr);
+}
+
+static int parse_check(const SettingsValue *v, void *target, Failure *reterr) {
+        static const struct {
+                const char *suffix;
+                uint64_t seconds;
+        } scales[] = { { "min", 60 }, { "h", 3600 }, { "d", 86400 } };
+        struct RawCheck *check = target;
+
+        if (strcmp(v->text, "changed") == 0 || strcmp(v->text, "never") == 0) {
+                *check = (struct RawCheck){ v->text[0] == 'c' ? CONFIG_CHECK_CHANGED
+                                                              : CONFIG_CHECK_NEVER,
+                                            0 };
+                return 0;
+        }
+        for (size_t i = 0; strncmp(v->text, "age:", 4) == 0 && i < ELEMENTSOF(scales); i++) {
+                size_t digits = strspn(v->text + 4, "0123456789");
+                _cleanup_free_ char *number = strndup(v->text + 4, digits);
+                uint64_t n;
+
+                if (strcmp(v->text + 4 + digits, scales[i].suffix) != 0)
+                        continue;
+                if (!number || text_to_u64(number, &n) < 0 || n < 1 ||
+                    n > 8760 * 3600 / scales[i].seconds)
+                        break;
+                *check =
+                        (struct RawCheck){ CONFIG_CHECK_AGE, n * scales[i].seconds * USEC_PER_SEC };
+                return 0;
+        }
+        return settings_refuse(v, reterr,
+                               "allowed: changed, never, or age: with a number up to a year "
+                               "in min, h or d, as in age:24h");
+}
+
+static const char *const timeout_words[] = { "degrade", "fail", NULL };
+static const char *const databases_words[] = { "auto", "none", NULL };
+static const char *const capture_words[] = { "auto", "online-backup", NULL };
+static const char *const snapshot_words[] = { "auto", "btrfs", "lvm", "none", NULL };
+
+#define NUMBER(s, key, type, field, from, to)                                                      \
+        { s, key, settings_parse_u32, offsetof(type, field), .min = (from), .max = (to) }
+#define WORD(s, key, type, field, list)                                                            \
+        { s, key, settings_parse_word, offsetof(type, field), .words = (list) }
+#define REPEATED(s, key, type, field, parser)                                                      \
+        { s, key, parser, offsetof(type, field), .repeatable = true }
+
+static const SettingsRule agent_rules[] = {
+        NUMBER("Agent", "MaxQueuedJobs", RawAgent, max_queued_jobs, 1, 1024),
+        NUMBER("Agent", "MaxQueuedJobsPerUser", RawAgent, max_queued_jobs_per_user, 1, 1024),
+        { "Repository", "Path", settings_parse_path, offsetof(RawAgent, repository_path) },
+        NUMBER("Repository", "CompressionLevel", RawAgent, compression_level, 0, 9),
+        NUMBER("Repository", "PackSizeMiB", RawAgent, pack_size_mib, 1, 1024),
+        NUMBER("Hold", "LockTimeoutMSec", RawAgent, lock_timeout_msec, 1, 10000),
+        NUMBER("Hold", "MaxHoldMSec", RawAgent, max_hold_msec, 1, 60000),
+        WORD("Hold", "OnTimeout", RawAgent, on_timeout, timeout_words),
+};
+
+static const SettingsRule service_rules[] = {
+        { "Service", "Description", settings_parse_string, offsetof(RawService, description) },
+        REPEATED("Service", "Path", RawService, paths, parse_service_path),
+        REPEATED("Service", "Exclude", RawService, excludes, parse_exclude),
+        WORD("Service", "Databases", RawService, databases, databases_words),
+        REPEATED("Service", "Database", RawService, database_paths, settings_parse_path_list),
+        WORD("Service", "DatabaseCapture", RawService, capture, capture_words),
+        { "Service", "DatabaseCheck", parse_check, offsetof(RawService, check) },
+        WORD("Service", "Snapshot", RawService, snapshot, snapshot_words),
+        NUMBER("Service", "MaxAgeHours", RawService, max_age_hours, 1, 8760),
+        REPEATED("Service", "Unit", RawService, units, parse_unit),
+        { "Service", "HealthCheckUnit", parse_health_unit,
+          offsetof(RawService, health_check_unit) },
+        NUMBER("Service", "HealthDelaySec", RawService, health_delay_sec, 0, 3600),
+};
+
+static const SettingsTable agent_table = { agent_rules, ELEMENTSOF(agent_rules) };
+static const SettingsTable service_table = { service_rules, ELEMENTSOF(service_rules) };
+
+/* Where a claimed path was written. */
+typedef struct Claim {
+        char *path;
+        const char *file;
+        unsigned line;
+} Claim;
+
+typedef struct Claims {
+        Claim *items;
+        size_t n;
+} Claims;
+
+static void claims_done(Claims *c) {
+        for (size_t i = 0; i < c->n; i++)
+                free(c->items[i].path);
+        free(c->items);
+}
+
+static int out_of_memory(Failure *reterr) {
+        return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+}
+
+static int claim_path(Claims *claims, const char *file, const SettingsItem *item, Failure *reterr) {
+        Claim *items, claim = { .file = file, .line = item->line };
+
+        for (size_t i = 0; i < claims->n; i++) {
+                const Claim *c = &claims->items[i];
+                const char *what;
+
+                if (strcmp(item->text, c->path) == 0)
+                        what = "is claimed already at";
+                else if (text_path_is_below(item->text, c->path))
+                        what = "lies inside the Path= at";
+                else if (text_path_is_below(c->path, item->text))
+                        what = "contains the Path= at";
+                else
+                        continue;
+                return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                "%s:%u: Path=%s: %s %s:%u; a path belongs to one service, once",
+                                file, item->line, item->text, what, c->file, c->line);
+        }
+        items = reallocarray(claims->items, claims->n + 1, sizeof(*items));
+        if (!items)
+                return out_of_memory(reterr);
+        claims->items = items;
+        claim.path = strdup(item->text);
+        if (!claim.path)
+                return out_of_memory(reterr);
+        claims->items[claims->n++] = claim;
+        return 0;
+}
+
+static int check_repository(const Config *c, const Claims *claims, Failure *reterr) {
+        for (size_t i = 0; i < claims->n; i++) {
+                const Claim *claim = &claims->items[i];
+                const char *what = NULL;
+
+                if (text_path_is_below(c->repository_path, claim->path))
+                        what = "contains";
+                else if (text_path_is_below(claim->path, c->repository_path))
+                        what = "lies inside";
+                if (what)
+                        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                        "%s:%u: Path=%s: %s the repository %s; move one of them "
+                                        "([Repository] Path=)",
+                                        claim->file, claim->line, claim->path, what,
+                                        c->repository_path);
+        }
+        return 0;
+}
+
+static int check_databases(const RawService *raw, const char *file, Failure *reterr) {
+        for (size_t i = 0; i < raw->database_paths.n; i++) {
+                const SettingsItem *d = &raw->database_paths.items[i];
+                bool inside = false;
+
+                if (raw->databases >= 0)
+                        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                        "%s:%u: Database=%s: cannot stand beside Databases=; keep "
+                                        "one of the two",
+                                        file, d->line, d->text);
+                for (size_t j = 0; j < raw->paths.n; j++)
+                        inside = inside || text_path_is_below(d->text, raw->paths.items[j].text);
+                if (!inside)
+                        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                        "%s:%u: Database=%s: lies in none of this service's Path=",
+                                        file, d->line, d->text);
+                for (size_t j = 0; j < i; j++)
+                        if (strcmp(raw->database_paths.items[j].text, d->text) == 0)
+                                return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                                "%s:%u: Database=%s: is named already in line %u",
+                                                file, d->line, d->text,
+                                                raw->database_paths.items[j].line);
+        }
+        return 0;
+}
+
+/* Moves the texts out of `list`. */
+static int take_strings(SettingsList *list, ConfigStrings *ret) {
+        if (list->n == 0)
+                return 0;
+        ret->items = calloc(list->n, sizeof(char *));
+        if (!ret->items)
+                return -ENOMEM;
+        for (size_t i = 0; i < list->n; i++)
+                ret->items[ret->n++] = TAKE_PTR(list->items[i].text);
+        return 0;
+}
+
+static int compare_paths(const void *a, const void *b) {
+        return text_path_compare(*(char *const *) a, *(char *const *) b);
+}
+
+/* Moves everything from `raw` into `s`. */
+static int take_service(RawService *raw, ConfigService *s) {
+        if (take_strings(&raw->paths, &s->paths) < 0 ||
+            take_strings(&raw->excludes, &s->excludes) < 0 ||
+            take_strings(&raw->database_paths, &s->database_paths) < 0 ||
+            take_strings(&raw->units, &s->units) < 0)
+                return -ENOMEM;
+        qsort(s->paths.items, s->paths.n, sizeof(char *), compare_paths);
+
+        s->description = raw->description ? TAKE_PTR(raw->description) : strdup("");
+        if (!s->description)
+                return -ENOMEM;
+        if (raw->health_check_unit && *raw->health_check_unit)
+                s->health_check_unit = TAKE_PTR(raw->health_check_unit);
+        if (s->database_paths.n > 0)
+                s->databases = CONFIG_DATABASES_LIST;
+        else
+                s->databases = raw->databases == 1 ? CONFIG_DATABASES_NONE : CONFIG_DATABASES_AUTO;
+        s->capture = (ConfigCapture) raw->capture;
+        s->check = raw->check.check;
+        s->check_age_usec = raw->check.age_usec;
+        s->snapshot = (ConfigSnapshot) raw->snapshot;
+        s->max_age_hours = raw->max_age_hours;
+        s->health_delay_sec = raw->health_delay_sec;
+        return 0;
+}
+
+/* services.d/NAME.conf: the name before the suffix, or what is wrong with it. Owned. */
+static int service_name(const char *file_name, const char *label, char **ret, Failure *reterr) {
+        static const char *const reserved[] = { "full", "all", "latest", "default" };
+        _cleanup_free_ char *name = strndup(file_name, strlen(file_name) - strlen(CONFIG_SUFFIX));
+
+        if (!name)
+                return out_of_memory(reterr);
+        if (!text_is_service_name(name))
+                return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                "%s: the file's name is not a service name; allowed are a "
+                                "lower-case letter, then "
+                                "up to 62 of a-z 0-9 _ -, before .conf",
+                                label);
+        for (size_t i = 0; i < ELEMENTSOF(reserved); i++)
+                if (strcmp(name, reserved[i]) == 0)
+                        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                        "%s: '%s' is a reserved word and cannot name a service",
+                                        label, name);
+        *ret = TAKE_PTR(name);
+        return 0;
+}
+
+static int load_service(int dirfd,
+                        const char *file_name,
+                        const char *label,
+                        Config *c,
+                        Claims *claims,
+                        Failure *reterr) {
+        _cleanup_(raw_service_done)
+                RawService raw = { .databases = -1, .max_age_hours = 26, .health_delay_sec = 5 };
+        ConfigService *s = &c->services[c->n_services];
+        int r;
+
+        r = service_name(file_name, label, &s->name, reterr);
+        if (r < 0)
+                return r;
+        c->n_services++; /* from here on config_free() sees it */
+        s->file = strdup(label);
+        if (!s->file)
+                return out_of_memory(reterr);
+
+        r = settings_load(dirfd, file_name, label, &service_table, &raw, reterr);
+        if (r == -ENOENT) /* removed since the directory was read */
+                return fail_errno(reterr, FAIL_CONFIGURATION_INVALID, ENOENT, "%s: cannot be read",
+                                  label);
+        if (r < 0)
+                return r;
+        if (raw.paths.n == 0)
+                return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                "%s:1: no Path= in [Service]; at least one is needed", label);
+        for (size_t i = 0; i < raw.paths.n; i++) {
+                r = claim_path(claims, s->file, &raw.paths.items[i], reterr);
+                if (r < 0)
+                        return r;
+        }
+        r = check_databases(&raw, label, reterr);
+        if (r < 0)
+                return r;
+        return take_service(&raw, s) < 0 ? out_of_memory(reterr) : 0;
+}
+
+static int compare_names(const void *a, const void *b) {
+        return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+/* The names of all *.conf in the open directory, in the order of their bytes; hidden ones are not
+ * ours. */
+static int list_files(DIR *dir, const char *label, SettingsList *ret, Failure *reterr) {
+        for (;;) {
+                struct dirent *e;
+                SettingsItem *items;
+                size_t n;
+
+                errno = 0;
+                e = readdir(dir);
+                if (!e && errno)
+                        return fail_errno(reterr, FAIL_CONFIGURATION_INVALID, errno,
+                                          "%s: cannot be listed", label);
+                if (!e)
+                        break;
+                n = strlen(e->d_name);
+                if (e->d_name[0] == '.' || n < strlen(CONFIG_SUFFIX) ||
+                    strcmp(e->d_name + n - strlen(CONFIG_SUFFIX), CONFIG_SUFFIX) != 0)
+                        continue;
+                if (ret->n >= CONFIG_FILES_MAX)
+                        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, E2BIG,
+                                        "%s: holds more than %d files", label, CONFIG_FILES_MAX);
+                items = reallocarray(ret->items, ret->n + 1, sizeof(*items));
+                if (!items)
+                        return out_of_memory(reterr);
+                ret->items = items;
+                ret->items[ret->n].line = 0;
+                ret->items[ret->n].text = strdup(e->d_name);
+                if (!ret->items[ret->n].text)
+                        return out_of_memory(reterr);
+                ret->n++;
+        }
+        if (ret->n > 0)
+                qsort(ret->items, ret->n, sizeof(*ret->items), compare_names);
+        return 0;
+}
+
+/* Opens a directory of configuration files and lists it. 1, 0 if there is none, or a negative
+ * errno. */
+static int open_files(int dirfd,
+                      const char *name,
+                      const char *label,
+                      int *ret_fd,
+                      SettingsList *ret,
+                      Failure *reterr) {
+        _cleanup_close_ int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        _cleanup_dir_ DIR *dir = NULL;
+        int copy, r;
+
+        if (fd < 0 && errno == ENOENT)
+                return 0;
+        if (fd < 0)
+                return fail_errno(reterr, FAIL_CONFIGURATION_INVALID, errno, "%s: cannot be opened",
+                                  label);
+        r = settings_check_dir(fd, label, reterr);
+        if (r < 0)
+                return r;
+        copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        if (copy < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, errno, "%s", label);
+        dir = fdopendir(copy);
+        if (!dir) {
+                (void) fd_close(copy);
+                return out_of_memory(reterr);
+        }
+        r = list_files(dir, label, ret, reterr);
+        if (r < 0)
+                return r;
+        *ret_fd = TAKE_FD(fd);
+        return 1;
+}
+
+static char *label_of(const char *dir, const char *name) {
+        _cleanup_free_ char *path = text_printf("%s/%s", dir, name);
+
+        return path ? text_escape(path) : NULL;
+}
+
+static int load_services(int dirfd, const char *dir, Config *c, Failure *reterr) {
+        _cleanup_free_ char *label = label_of(dir, CONFIG_SERVICES);
+        _cleanup_(settings_list_done) SettingsList names = { 0 };
+        _cleanup_(claims_done) Claims claims = { 0 };
+        _cleanup_close_ int fd = -1;
+        int r;
+
+        if (!label)
+                return out_of_memory(reterr);
+        r = open_files(dirfd, CONFIG_SERVICES, label, &fd, &names, reterr);
+        if (r <= 0)
+                return r;
+        c->services = calloc(names.n + 1, sizeof(*c->services));
+        if (!c->services)
+                return out_of_memory(reterr);
+        for (size_t i = 0; i < names.n; i++) {
+                _cleanup_free_ char *file = label_of(label, names.items[i].text);
+
+                if (!file)
+                        return out_of_memory(reterr);
+                r = load_service(fd, names.items[i].text, file, c, &claims, reterr);
+                if (r < 0)
+                        return r;
+        }
+        return check_repository(c, &claims, reterr);
+}
+
+static int load_agent(int dirfd, const char *dir, RawAgent *raw, Failure *reterr) {
+        _cleanup_free_ char *main_label = label_of(dir, CONFIG_FILE),
+                            *label = label_of(dir, CONFIG_DROP_INS);
+        _cleanup_(settings_list_done) SettingsList names = { 0 };
+        _cleanup_close_ int fd = -1;
+        int r;
+
+        if (!main_label || !label)
+                return out_of_memory(reterr);
+        r = settings_load(dirfd, CONFIG_FILE, main_label, &agent_table, raw, reterr);
+        if (r < 0 && r != -ENOENT)
+                return r;
+        r = open_files(dirfd, CONFIG_DROP_INS, label, &fd, &names, reterr);
+        for (size_t i = 0; r > 0 && i < names.n; i++) {
+                _cleanup_free_ char *file = label_of(label, names.items[i].text);
+
+                if (!file)
+                        return out_of_memory(reterr);
+                r = settings_load(fd, names.items[i].text, file, &agent_table, raw, reterr);
+                if (r == -ENOENT)
+                        return fail_errno(reterr, FAIL_CONFIGURATION_INVALID, ENOENT,
+                                          "%s: cannot be read", file);
+                if (r < 0)
+                        return r;
+                r = 1;
+        }
+        return r < 0 ? r : 0;
+}
+
+static int compare_services(const void *a, const void *b) {
+        return strcmp(((const ConfigService *) a)->name, ((const ConfigService *) b)->name);
+}
+
+static int open_dir(const char *dir, int *ret, Failure *reterr) {
+        _cleanup_close_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        int r;
+
+        if (fd < 0 && errno == ENOENT)
+                return 0;
+        if (fd < 0)
+                return fail_errno(reterr, FAIL_CONFIGURATION_INVALID, errno, "%s: cannot be opened",
+                                  dir);
+        r = settings_check_dir(fd, dir, reterr);
+        if (r < 0)
+                return r;
+        *ret = TAKE_FD(fd);
+        return 1;
+}
+
+static int load_all(int dirfd, const char *dir, RawAgent *raw, Config *c, Failure *reterr) {
+        int r = dirfd < 0 ? 0 : load_agent(dirfd, dir, raw, reterr);
+
+        if (r < 0)
+                return r;
+        c->max_queued_jobs = raw->max_queued_jobs;
+        c->max_queued_jobs_per_user = raw->max_queued_jobs_per_user;
+        c->compression_level = raw->compression_level;
+        c->pack_size_mib = raw->pack_size_mib;
+        c->lock_timeout_msec = raw->lock_timeout_msec;
+        c->max_hold_msec = raw->max_hold_msec;
+        c->fail_on_timeout = raw->on_timeout == 1;
+        c->repository_path = raw->repository_path.text ? TAKE_PTR(raw->repository_path.text)
+                                                       : strdup(HP_DEFAULT_REPOSITORY);
+        if (!c->repository_path)
+                return out_of_memory(reterr);
+        r = dirfd < 0 ? 0 : load_services(dirfd, dir, c, reterr);
+        if (r < 0)
+                return r;
+        /* "a-b.conf" sorts before "a.conf" as a file and after it as a name. */
+        if (c->n_services > 0)
+                qsort(c->services, c->n_services, sizeof(*c->services), compare_services);
+        return 0;
+}
+
+int config_load(const char *dir, Config **ret, Failure *reterr) {
+        RawAgent raw = { .max_queued_jobs = 16,
+                         .max_queued_jobs_per_user = 4,
+                         .compression_level = 6,
+                         .pack_size_mib = 32,
+                         .lock_timeout_msec = 200,
+                         .max_hold_msec = 1000 };
+        _cleanup_(config_freep) Config *c = calloc(1, sizeof(*c));
+        _cleanup_close_ int dirfd = -1;
+        int r;
+
+        if (!c)
+                return out_of_memory(reterr);
+        r = open_dir(dir, &dirfd, reterr);
+        if (r >= 0)
+                r = load_all(dirfd, dir, &raw, c, reterr);
+        settings_item_done(&raw.repository_path);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(c);
+        return 0;
+}
+
+static void strings_done(ConfigStrings *s) {
+        for (size_t i = 0; i < s->n; i++)
+                free(s->items[i]);
+        free(s->items);
+}
+
+void config_free(Config *c) {
+        if (!c)
+                return;
+        for (size_t i = 0; i < c->n_services; i++) {
+                ConfigService *s = &c->services[i];
+
+                free(s->name);
+                free(s->file);
+                free(s->description);
+                free(s->health_check_unit);
+                strings_done(&s->paths);
+                strings_done(&s->excludes);
+                strings_done(&s->database_paths);
+                strings_done(&s->units);
+        }
+        free(c->services);
+        free(c->repository_path);
+        free(c);
+}
+
+const ConfigService *config_service(const Config *c, const char *name) {
+        for (size_t i = 0; i < c->n_services; i++)
+                if (strcmp(c->services[i].name, name) == 0)
+                        return &c->services[i];
+        return NULL;
+}
+
+const char *config_dir(void) {
+        const char *dir = getenv(HP_ENV_CONFIGURATION);
+
+        return dir && *dir ? dir : HP_DEFAULT_CONFIGURATION;
+}
