@@ -1,5 +1,6 @@
 #pragma once
 
+/* Note between the two halves: names, paths, targets in manifests are zero-terminated strings now. */
 /*
  * Between the files of repo/. Nothing here leaves the folder (unit tests may include it).
  *
