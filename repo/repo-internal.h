@@ -1,6 +1,8 @@
 #pragma once
 
-/* Note between the two halves: names, paths, targets in manifests are zero-terminated strings now. */
+/* Note between the two halves: names, paths, targets in manifests are zero-terminated strings now.
+ */
+/* crc32c() lives in base/crc32c.h now (shared with the worker); repo/crc32c.c is gone. */
 /*
  * Between the files of repo/. Nothing here leaves the folder (unit tests may include it).
  *
@@ -12,6 +14,7 @@
 #include <sys/types.h>
 
 #include "base/cleanup.h"
+#include "base/crc32c.h"
 #include "repo/format.h"
 #include "repo/repo.h"
 
@@ -22,11 +25,6 @@ typedef struct PackCache PackCache;
 typedef struct PackFile PackFile;
 typedef struct PackWriter PackWriter;
 typedef struct Store Store;
-
-/* ---- crc32c.c ---- */
-
-/* CRC-32C (Castagnoli), start with 0; may be continued. */
-uint32_t crc32c(uint32_t crc, const void *data, size_t n);
 
 /* ---- crypto.c ---- */
 
@@ -204,6 +202,22 @@ int keyfile_save_host(const char *keys_dir, const Secret *host, Failure *reterr)
 int keyfile_load_private(const char *keys_dir, Secret *ret_pem, Failure *reterr); /* -ENOENT */
 /* The public key; a pair is made, durable, if there is neither public.pem nor private.pem. */
 int keyfile_ensure_pair(const char *keys_dir, uint8_t ret_public[32], Failure *reterr);
+
+/* Writes hosts/ or sessions/: a key sealed to all recipients, durable. */
+int keyfile_seal(Repo *repo,
+                 ObjectKind kind,
+                 const uint8_t uuid[UUID_SIZE],
+                 const Secret *key,
+                 uint64_t *ret_bytes,
+                 Failure *reterr);
+
+/* Opens the key in the payload of such an object with the private key that is loaded. */
+int keyfile_unseal(Repo *repo,
+                   ObjectKind kind,
+                   const uint8_t uuid[UUID_SIZE],
+                   json_object *payload,
+                   Secret *ret,
+                   Failure *reterr);
 
 /* Makes K_s for a run, sealed to all recipients in sessions/<id>, durable. */
 int keyfile_session_new(Repo *repo,
