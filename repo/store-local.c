@@ -329,8 +329,8 @@ int store_pack_remove(Store *s, const uint8_t uuid[UUID_SIZE]) {
         return r;
 }
 
-static void sweep_dir(int dirfd, const char *name) {
-        _cleanup_dir_ DIR *d = stream(dirfd, name);
+static void sweep_dir(int parent, const char *name) {
+        _cleanup_dir_ DIR *d = stream(parent, name);
         struct dirent *e;
 
         while (d && (e = readdir(d)))
