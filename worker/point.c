@@ -125,7 +125,7 @@ static bool needs_pin(const Source *s) {
 
 /* From the first lock to the last release: the part that writers feel. */
 static int hold_and_shoot(Work *w, Source *s, Hold *hold, Shot *shots, Point *ret, Failure *reterr) {
-        Failure ignored = FAILURE_INIT;
+        Failure released = FAILURE_INIT;
         int r = 0;
 
         if (hold)
@@ -137,16 +137,10 @@ static int hold_and_shoot(Work *w, Source *s, Hold *hold, Shot *shots, Point *re
         }
         if (r >= 0 && hold && needs_pin(s))
                 r = hold_pin(hold, reterr);
-        if (hold)
-                (void) hold_release(hold, &ret->pause_usec, r < 0 ? &ignored : reterr);
+        /* What a release can tell stands with each database: not held, and why. */
+        if (hold && hold_release(hold, &ret->pause_usec, &released) < 0)
+                log_warning("release of the databases: %s", released.text);
         step("released");
-        return r;
-}
-
-static int adopt(const Source *s, Shot *shots, Point *ret, int r) {
-        for (size_t i = 0; i < s->n_volumes; i++) {
-                ret->snapshots[i] = shots[i].snapshot;
-        }
         return r;
 }
 
@@ -169,7 +163,9 @@ int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *r
         r = work_check(w, reterr);
         if (r < 0)
                 return r;
-        r = adopt(s, shots, ret, hold_and_shoot(w, s, hold, shots, ret, reterr));
+        r = hold_and_shoot(w, s, hold, shots, ret, reterr);
+        for (size_t i = 0; i < s->n_volumes; i++)
+                ret->snapshots[i] = shots[i].snapshot;
         if (r < 0) {
                 point_drop(ret, s->n_volumes);
                 return r;

@@ -1,0 +1,35 @@
+#include "worker/open-repo.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "base/text.h"
+
+int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
+        _cleanup_free_ char *keys = text_printf("%s/keys", config_dir());
+        _cleanup_free_ char *config = text_printf("%s/config", w->config->repository_path);
+        _cleanup_(repo_closep) Repo *repo = NULL;
+        RepoParams params = {
+                .path = w->config->repository_path,
+                .keys_dir = keys,
+                .state_fd = w->state_fd,
+                .create = create,
+                .interrupted = work_interrupted,
+                .userdata = w,
+        };
+        int r;
+
+        if (!keys || !config)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
+        if (!create && access(config, F_OK) < 0 && errno == ENOENT)
+                return -ENOENT;
+        r = repo_open(&params, &repo, reterr);
+        if (r >= 0 && writer)
+                r = repo_lock(repo, REPO_LOCK_WRITER, LOCK_TIMEOUT_USEC, reterr);
+        if (r >= 0)
+                r = repo_lock(repo, REPO_LOCK_PACKS_SHARED, LOCK_TIMEOUT_USEC, reterr);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(repo);
+        return 0;
+}

@@ -1,0 +1,14 @@
+#pragma once
+
+/* The repository as root's configuration names it, opened for one job. */
+
+#include "repo/repo.h"
+#include "worker/work.h"
+
+#define LOCK_TIMEOUT_USEC UINT64_C(600000000) /* a job before this one may still be ending */
+
+/*
+ * Opens it (made if `create` and missing; else -ENOENT without a failure when there is none), takes
+ * the packs lock shared and, with `writer`, the writer lock.
+ */
+int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr);

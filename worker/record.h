@@ -1,0 +1,31 @@
+#pragma once
+
+/*
+ * Records of backups: the facts that the worker writes into them, and the dictionary that users see.
+ */
+
+#include "repo/repo.h"
+#include "worker/collect.h"
+#include "worker/point.h"
+
+/* What a create request says about the backup. All borrowed from the request. */
+typedef struct RecordRequest {
+        const char *backup_id, *name, *type, *description, *created_by, *schedule;
+        bool include_files, pinned;
+} RecordRequest;
+
+/*
+ * The facts of a finished backup, without what repo_session_commit() adds. `partial` decides the
+ * status. Owned; NULL if out of memory.
+ */
+json_object *record_facts(
+        const RecordRequest *q, const Source *s, const Point *p, const Collect *c, bool partial);
+
+/* The weakest consistency of all services ("application" "crash" "none"). Literal. */
+const char *record_consistency(const Source *s, const Point *p);
+
+/*
+ * A record as the dictionary of D-Bus (docs/DBUS.md): adds file_path, copies, pinned, metadata.
+ * Owned; NULL if out of memory or the record lacks what it must have.
+ */
+json_object *record_dictionary(Work *w, Repo *repo, json_object *record);

@@ -1,0 +1,315 @@
+/*
+ * create: one instant of some services into the repository. The steps stand in run_create() in their
+ * order; until the record is renamed into place there is no backup, and everything made so far is
+ * removed again.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/step.h"
+#include "base/text.h"
+#include "worker/collect.h"
+#include "worker/databases.h"
+#include "worker/hot.h"
+#include "worker/open-repo.h"
+#include "worker/record.h"
+#include "worker/run.h"
+#include "worker/state.h"
+
+typedef struct Backup {
+        Work *work;
+        RecordRequest request;
+        json_object *services; /* names, borrowed from the request */
+        unsigned level;
+        Source source;
+        int *locks; /* one per service */
+        Repo *repo;
+        Point point;
+        RepoSession *session;
+        Collect collect;
+        RepoTotals totals;
+        bool committed;
+} Backup;
+
+static void backup_done(Backup *b) {
+        repo_session_free(b->session);
+        if (b->collect.source)
+                collect_done(&b->collect);
+        if (!b->committed)
+                point_drop(&b->point, b->source.n_volumes);
+        point_done(&b->point, b->source.n_volumes);
+        for (size_t i = 0; b->locks && i < b->source.n_services; i++)
+                fd_close(b->locks[i]);
+        free(b->locks);
+        source_done(&b->source);
+        repo_close(b->repo);
+}
+
+static int read_request(Backup *b, Failure *reterr) {
+        Work *w = b->work;
+        RecordRequest *q = &b->request;
+        uint64_t level = w->config->compression_level;
+        int r;
+
+        if ((r = work_uuid(w, "backup_id", &q->backup_id, reterr)) < 0 ||
+            (r = work_string(w, "backup_name", &q->name, reterr)) < 0 ||
+            (r = work_string(w, "backup_type", &q->type, reterr)) < 0 ||
+            (r = work_string(w, "description", &q->description, reterr)) < 0 ||
+            (r = work_string(w, "created_by", &q->created_by, reterr)) < 0 ||
+            (r = work_string(w, "schedule", &q->schedule, reterr)) < 0 ||
+            (r = work_bool(w, "include_files", true, &q->include_files, reterr)) < 0 ||
+            (r = work_bool(w, "pinned", false, &q->pinned, reterr)) < 0)
+                return r;
+        r = json_get_u64(w->request, "level", &level);
+        if ((r < 0 && r != -ENOENT) || level > 9)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "compression level must be 0 to 9");
+        b->level = (unsigned) level;
+        if (json_get_array(w->request, "services", &b->services) < 0)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL, "request: no services");
+        return 0;
+}
+
+static int lock_services(Backup *b, Failure *reterr) {
+        int r = 0;
+
+        b->locks = calloc(b->source.n_services, sizeof(int));
+        if (!b->locks)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "backup");
+        for (size_t i = 0; i < b->source.n_services; i++)
+                b->locks[i] = -1;
+        /* In the order of names, as every job does: two jobs cannot wait for each other. */
+        for (size_t i = 0; r >= 0 && i < b->source.n_services; i++)
+                r = state_lock_service(b->work, b->source.services[i].config->name,
+                                       LOCK_TIMEOUT_USEC, &b->locks[i], reterr);
+        return r;
+}
+
+/* Everything that may refuse or take long, before the first lock on a database. */
+static int prepare(Backup *b, Failure *reterr) {
+        Work *w = b->work;
+        int r;
+
+        r = read_request(b, reterr);
+        if (r >= 0)
+                r = source_open(w, b->services, &b->source, reterr);
+        if (r >= 0)
+                r = lock_services(b, reterr);
+        if (r >= 0)
+                r = open_repo(w, true, true, &b->repo, reterr);
+        if (r < 0)
+                return r;
+        work_accepted(w);
+        work_phase(w, "scan");
+        r = source_discover(w, &b->source, reterr);
+        w->files_total = b->source.files;
+        w->bytes_total = b->source.bytes;
+        work_progress(w, true);
+        return r;
+}
+
+/* From live data to images (and copies) that nobody writes any more. */
+static int freeze(Backup *b, Failure *reterr) {
+        Work *w = b->work;
+        int r;
+
+        work_phase(w, "hold");
+        step("before-hold");
+        r = point_take(w, &b->source, b->request.backup_id, &b->point, reterr);
+        if (r < 0)
+                return r;
+        step("point-taken");
+        log_info("point in time taken, databases held for %llu us",
+                 (unsigned long long) b->point.pause_usec);
+        work_phase(w, "recover");
+        r = databases_compare(w, &b->source, &b->point, reterr);
+        if (r >= 0)
+                r = databases_copy(w, &b->source, &b->point, reterr);
+        if (r >= 0)
+                r = databases_recover(w, &b->source, &b->point, reterr);
+        if (r >= 0)
+                r = databases_check(w, &b->source, &b->point, reterr);
+        for (size_t i = 0; r >= 0 && i < b->source.n_volumes; i++)
+                r = snapshot_seal(b->point.snapshots[i], reterr);
+        step("sealed");
+        return r;
+}
+
+static int store(Backup *b, Failure *reterr) {
+        RepoSessionParams params = {
+                .level = b->level,
+                .pack_bytes = (uint64_t) b->work->config->pack_size_mib << 20,
+                .on_entry = collect_on_entry,
+                .userdata = &b->collect,
+        };
+        int r;
+
+        work_phase(b->work, "store");
+        r = collect_init(&b->collect, b->work, &b->source, b->repo, b->request.backup_id,
+                         b->request.include_files, reterr);
+        if (r >= 0)
+                r = repo_session_begin(b->repo, &params, &b->session, reterr);
+        if (r >= 0)
+                r = collect_walk(&b->collect, &b->point, reterr);
+        if (r >= 0)
+                r = repo_session_finish(b->session, &b->totals, reterr);
+        /* An image that overflowed meanwhile gave wrong bytes: known only now. */
+        for (size_t i = 0; r >= 0 && i < b->source.n_volumes; i++)
+                r = snapshot_check(b->point.snapshots[i], reterr);
+        step("stored");
+        return r < 0 ? r : work_check(b->work, reterr);
+}
+
+/* ---- after the last byte ---- */
+
+/* Which services the image of a volume serves: those archived from it, and from nothing else. */
+static json_object *image_services(const Source *s, size_t volume) {
+        json_object *list = json_object_new_array();
+
+        for (size_t i = 0; list && i < s->n_services; i++) {
+                bool here = false;
+
+                if (!s->services[i].uses_image || s->services[i].online)
+                        continue;
+                for (size_t k = 0; k < s->n_paths; k++)
+                        here |= s->paths[k].service == i && s->paths[k].volume == volume;
+                if (here && json_object_array_add(list, json_object_new_string(
+                                                              s->services[i].config->name)) < 0) {
+                        json_object_put(list);
+                        return NULL;
+                }
+        }
+        return list;
+}
+
+/* Keeps the images as hot copies. A backup without its hot copy is still a backup: only warned of. */
+static void keep_images(Backup *b) {
+        _cleanup_json_ json_object *images = json_object_new_array();
+        Failure f = FAILURE_INIT;
+
+        for (size_t i = 0; images && i < b->source.n_volumes; i++) {
+                _cleanup_json_ json_object *o = json_object_new_object(), *services = NULL;
+
+                if (volume_kind(b->source.volumes[i]) == SNAPSHOT_NONE)
+                        continue;
+                services = image_services(&b->source, i);
+                if (!services || json_object_array_length(services) == 0)
+                        continue; /* the sweep removes it: it is in no record */
+                if (!o || json_put(o, "services", json_object_get(services)) < 0 ||
+                    json_put(o, "identity", snapshot_identity(b->point.snapshots[i])) < 0 ||
+                    json_object_array_add(images, json_object_get(o)) < 0)
+                        log_warning("hot copy: out of memory");
+        }
+        if (images && json_object_array_length(images) > 0 &&
+            hot_save(b->work, b->request.backup_id, b->point.instant_usec, images, &f) < 0)
+                log_warning("no hot copy of this backup is kept: %s", f.text);
+}
+
+static bool backup_exists(void *userdata, const char *backup_id) {
+        return repo_has_backup(userdata, backup_id);
+}
+
+static void remember(Backup *b) {
+        Failure f = FAILURE_INIT;
+        int r = collect_commit(&b->collect, &f);
+
+        if (r >= 0)
+                r = databases_save(b->work, &b->source, &f);
+        if (r < 0)
+                log_warning("base state: %s; the next backup reads more than it needs", f.text);
+}
+
+static int commit(Backup *b, bool partial, json_object **ret_record, Failure *reterr) {
+        _cleanup_json_ json_object *facts =
+                record_facts(&b->request, &b->source, &b->point, &b->collect, partial);
+        int r;
+
+        if (!facts)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "record");
+        /* The hot record first: an image without a backup is swept, a backup never waits for it. */
+        keep_images(b);
+        step("before-record");
+        r = repo_session_commit(b->session, b->request.backup_id, facts, &b->totals, ret_record,
+                                reterr);
+        if (r < 0)
+                return r;
+        b->committed = true;
+        step("committed");
+        if (b->request.pinned)
+                r = repo_pin(b->repo, b->request.backup_id, true, reterr);
+        remember(b);
+        return r;
+}
+
+static json_object *make_summary(const Backup *b) {
+        json_object *o = json_object_new_object();
+
+        if (!o || json_put_string(o, "backup_id", b->request.backup_id) < 0 ||
+            json_put_u64(o, "bytes", b->totals.bytes) < 0 ||
+            json_put_u64(o, "new_bytes", b->totals.new_bytes) < 0 ||
+            json_put_u64(o, "read_bytes", b->totals.read_bytes) < 0 ||
+            json_put_u64(o, "files", b->totals.entries) < 0 ||
+            json_put_u64(o, "pause_usec", b->point.pause_usec) < 0 ||
+            json_put_string(o, "consistency", record_consistency(&b->source, &b->point)) < 0) {
+                json_object_put(o);
+                return NULL;
+        }
+        return o;
+}
+
+/* Reports the first problem as the reason of a partial backup. */
+static void say_partial(const Backup *b, Failure *reterr) {
+        json_object *first = json_object_array_get_idx(b->collect.problems, 0), *error;
+        Failure f = FAILURE_INIT;
+
+        if (first && json_get_object(first, "error", &error) >= 0)
+                proto_failure_read(error, &f);
+        (void) fail_set(reterr, f.code ? f.code : FAIL_SOURCE_MISSING, f.errnum,
+                        "%llu sources could not be read, the first: %s",
+                        (unsigned long long) b->collect.n_problems, f.text);
+}
+
+int run_create(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_(backup_done) Backup b = { .work = w };
+        _cleanup_json_ json_object *record = NULL;
+        bool partial;
+        int r;
+
+        r = prepare(&b, reterr);
+        if (r >= 0)
+                r = freeze(&b, reterr);
+        if (r >= 0)
+                r = store(&b, reterr);
+        if (r < 0)
+                return r;
+        partial = b.collect.n_problems > 0;
+        r = commit(&b, partial, &record, reterr);
+        if (r < 0)
+                return r;
+        work_progress(w, true);
+        (void) hot_rotate(w, backup_exists, b.repo);
+        work_stream(w, "backup", "backup", record_dictionary(w, b.repo, record));
+        *ret_summary = make_summary(&b);
+        *ret_result = partial ? "partial" : "done";
+        if (partial)
+                say_partial(&b, reterr);
+        return 0;
+}
+
+int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_(repo_closep) Repo *repo = NULL;
+        int r = open_repo(w, false, true, &repo, reterr);
+
+        *ret_summary = json_object_new_object();
+        if (r == -ENOENT)
+                return 0;
+        if (r < 0)
+                return r;
+        work_accepted(w);
+        r = json_put_u64(*ret_summary, "dropped", hot_rotate(w, backup_exists, repo));
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "sweep") : 0;
+}
