@@ -1,1 +1,217 @@
-/* being written */ typedef int holdpoint_stub_snapshot_snapshot_c;
+#include "snapshot/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "snapshot/snapshot-internal.h"
+
+static const char *const kind_names[] = {
+        [SNAPSHOT_AUTO] = "auto",
+        [SNAPSHOT_BTRFS] = "btrfs",
+        [SNAPSHOT_LVM] = "lvm",
+        [SNAPSHOT_NONE] = "none",
+};
+
+static const SnapshotOps *const providers[ELEMENTSOF(kind_names)] = {
+        [SNAPSHOT_BTRFS] = &btrfs_ops,
+        [SNAPSHOT_NONE] = &none_ops,
+};
+
+const char *snapshot_kind_name(SnapshotKind kind) {
+        return kind_names[kind];
+}
+
+int snapshot_kind_parse(const char *text, SnapshotKind *ret) {
+        for (size_t i = 0; i < ELEMENTSOF(kind_names); i++)
+                if (strcmp(text, kind_names[i]) == 0) {
+                        *ret = (SnapshotKind) i;
+                        return 0;
+                }
+        return -EINVAL;
+}
+
+/* The provider for `path`, or NULL with the reason set. */
+static const SnapshotOps *choose(int fd, const char *path, SnapshotKind kind, Failure *reterr) {
+        bool btrfs = place_is_btrfs(fd);
+
+        if (kind == SNAPSHOT_AUTO)
+                kind = btrfs ? SNAPSHOT_BTRFS : SNAPSHOT_NONE;
+        if (kind == SNAPSHOT_BTRFS && !btrfs) {
+                (void) fail_set(reterr, FAIL_SNAPSHOT_FAILED, EOPNOTSUPP,
+                                "'%s' does not lie on btrfs: set Snapshot=auto or Snapshot=none",
+                                path);
+                return NULL;
+        }
+        if (!providers[kind])
+                (void) fail_set(
+                        reterr, FAIL_SNAPSHOT_FAILED, EOPNOTSUPP,
+                        "Snapshot=%s is not available in this version ('%s'): set Snapshot=auto "
+                        "or Snapshot=none",
+                        kind_names[kind], path);
+        return providers[kind];
+}
+
+int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr) {
+        _cleanup_(volume_freep) Volume *v = NULL;
+        _cleanup_close_ int fd = -1;
+        const SnapshotOps *ops;
+        int r;
+
+        fd = place_open(path, O_PATH, FAIL_SNAPSHOT_FAILED, reterr);
+        if (fd < 0)
+                return fd;
+        ops = choose(fd, path, kind, reterr);
+        if (!ops)
+                return -EOPNOTSUPP;
+        v = calloc(1, sizeof(*v));
+        if (!v)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        v->ops = ops;
+        v->fd = v->area_fd = -1;
+        r = ops->find(v, path, reterr);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(v);
+        return 0;
+}
+
+void volume_free(Volume *v) {
+        if (!v)
+                return;
+        fd_close(v->fd);
+        fd_close(v->area_fd);
+        free(v->root);
+        free(v->area);
+        free(v);
+}
+
+SnapshotKind volume_kind(const Volume *v) {
+        return v->ops->kind;
+}
+
+bool volume_equal(const Volume *a, const Volume *b) {
+        return a->ops == b->ops && a->subvolume == b->subvolume &&
+               memcmp(a->fsid, b->fsid, sizeof(a->fsid)) == 0;
+}
+
+const char *volume_root(const Volume *v) {
+        return v->root;
+}
+
+int volume_root_fd(const Volume *v) {
+        return v->fd;
+}
+
+static Snapshot *snapshot_new(const SnapshotOps *ops) {
+        Snapshot *s = calloc(1, sizeof(*s));
+
+        if (s) {
+                s->ops = ops;
+                s->fd = s->area_fd = -1;
+        }
+        return s;
+}
+
+int snapshot_take(Volume *v, const char *name, Snapshot **ret, Failure *reterr) {
+        _cleanup_(snapshot_freep) Snapshot *s = NULL;
+        int r;
+
+        if (!place_is_name(name))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "'%s' cannot be the name of a snapshot", name);
+        s = snapshot_new(v->ops);
+        if (s)
+                s->root = strdup(v->root);
+        if (!s || !s->root)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        r = v->ops->take(v, name, s, reterr);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+int snapshot_fd(const Snapshot *s) {
+        return s->fd;
+}
+
+int snapshot_open_path(const Snapshot *s, const char *path, int flags) {
+        const char *below;
+
+        if (!text_is_clean_path(path) || !text_path_is_below(path, s->root))
+                return -EINVAL;
+        below = path + (strcmp(s->root, "/") == 0 ? 0 : strlen(s->root));
+        if (*below == '/')
+                below++;
+        /* Only the live system has mounts that belong to what is read. */
+        return fd_open_beneath(s->fd, *below ? below : ".", flags, 0,
+                               s->ops->kind == SNAPSHOT_NONE);
+}
+
+int snapshot_seal(Snapshot *s, Failure *reterr) {
+        return s->sealed ? 0 : s->ops->seal(s, reterr);
+}
+
+int snapshot_check(Snapshot *s, Failure *reterr) {
+        return s->ops->check(s, reterr);
+}
+
+void snapshot_free(Snapshot *s) {
+        if (!s)
+                return;
+        fd_close(s->fd);
+        fd_close(s->area_fd);
+        free(s->root);
+        free(s->area);
+        free(s->name);
+        free(s);
+}
+
+int snapshot_drop(Snapshot *s, Failure *reterr) {
+        int r = s->ops->drop(s, reterr);
+
+        snapshot_free(s);
+        return r;
+}
+
+json_object *snapshot_identity(const Snapshot *s) {
+        _cleanup_json_ json_object *o = NULL;
+
+        if (!s->sealed && s->ops->kind != SNAPSHOT_NONE)
+                return NULL;
+        o = json_object_new_object();
+        if (!o || json_put_string(o, "provider", snapshot_kind_name(s->ops->kind)) < 0 ||
+            json_put_path(o, "root", s->root) < 0 || s->ops->describe(s, o) < 0)
+                return NULL;
+        return TAKE_PTR(o);
+}
+
+int snapshot_open(json_object *identity, Snapshot **ret, Failure *reterr) {
+        _cleanup_(snapshot_freep) Snapshot *s = NULL;
+        const char *provider;
+        SnapshotKind kind;
+        int r;
+
+        if (json_get_string(identity, "provider", &provider) < 0 ||
+            snapshot_kind_parse(provider, &kind) < 0 || !providers[kind])
+                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EINVAL,
+                                "the record of a kept image names no known provider");
+        s = snapshot_new(providers[kind]);
+        if (!s)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        r = json_get_path(identity, "root", &s->root);
+        if (r < 0 || !text_is_clean_path(s->root))
+                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EINVAL,
+                                "the record of a kept image has no root");
+        r = s->ops->open(identity, s, reterr);
+        if (r < 0)
+                return r;
+        s->sealed = true;
+        *ret = TAKE_PTR(s);
+        return 0;
+}

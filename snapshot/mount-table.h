@@ -1,0 +1,46 @@
+#pragma once
+
+/*
+ * All mounts of all namespaces that processes live in, by mount id, which the kernel gives out once
+ * for all namespaces. With it a path that /proc shows becomes a place in a file system, the same
+ * through every bind mount.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+
+typedef struct Mount {
+        uint64_t id, parent;
+        dev_t dev;   /* of the superblock, not of a btrfs subvolume */
+        char *root;  /* of the mount, in its file system */
+        char *point; /* where /proc shows it, to a process with our root */
+        pid_t pid;   /* in whose mountinfo it was found */
+} Mount;
+
+typedef struct MountTable {
+        Mount *mounts; /* sorted by id after mount_table_sort() */
+        size_t n, allocated;
+} MountTable;
+
+void mount_table_done(MountTable *t);
+
+/*
+ * Adds the mounts that `pid` sees (0: ourselves); `procfd` is /proc, `root` where /proc shows the
+ * process's root directory. 0 or negative errno.
+ */
+int mount_table_load(MountTable *t, int procfd, pid_t pid, const char *root);
+
+/* Sorts, and drops what was read twice. */
+void mount_table_sort(MountTable *t);
+
+const Mount *mount_table_find(const MountTable *t, uint64_t id); /* NULL if there is none */
+
+/*
+ * The place in the file system of `path`, as /proc shows it, on mount `m`: owned. NULL with errno
+ * ENOMEM, or EINVAL if the path does not lead through the mount.
+ */
+char *mount_place(const Mount *m, const char *path);

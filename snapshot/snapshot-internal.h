@@ -1,0 +1,99 @@
+#pragma once
+
+/*
+ * What the files of this folder share: places on disk, the table of a provider, volumes and images.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/fail.h"
+#include "base/json.h"
+#include "snapshot/snapshot.h"
+
+/* ---- places (place.c) ---- */
+
+typedef struct Place {
+        uint64_t mount; /* id of the mount, as in mountinfo */
+        dev_t dev;      /* on btrfs: of the subvolume */
+        uint64_t ino;
+        mode_t mode;
+        uid_t uid;
+        gid_t gid;
+        uint64_t btime_sec;
+        uint32_t btime_nsec;
+        bool locked; /* immutable or append-only */
+} Place;
+
+/* What an open descriptor (O_PATH is enough) is. 0 or negative errno. */
+int place_stat(int fd, Place *ret);
+
+bool place_is_btrfs(int fd);
+bool place_is_subvolume(int fd, const Place *place); /* the root of one */
+
+/* True if `name` is one component: not empty, no slash, neither "." nor "..". */
+bool place_is_name(const char *name);
+
+/*
+ * Opens an absolute clean path without following a link in any component; the link is named in the
+ * failure. FAIL_SOURCE_MISSING if it is not there, else `code`.
+ */
+int place_open(const char *path, int flags, FailCode code, Failure *reterr);
+
+/* The directory of `path`: owned; "/" for "/". */
+char *place_parent(const char *path);
+
+/*
+ * The nearest root at or above `path`: of a subvolume, else of the mount. Nothing above the mount
+ * that holds `path` is looked at. Returns a readable descriptor and the owned path.
+ */
+int place_find_root(const char *path,
+                    char **ret_path,
+                    bool *ret_is_subvolume,
+                    FailCode code,
+                    Failure *reterr);
+
+/* ---- areas (area.c) ---- */
+
+/* Refuses a directory that is not root's alone. `path` is for the message. */
+int area_check(int fd, const char *path, Failure *reterr);
+
+/* ---- volumes and images (snapshot.c) ---- */
+
+typedef struct SnapshotOps {
+        SnapshotKind kind;
+        /* Fills what is the provider's own of a volume that has ops and kind. */
+        int (*find)(Volume *v, const char *path, Failure *reterr);
+        int (*take)(Volume *v, const char *name, Snapshot *s, Failure *reterr);
+        int (*seal)(Snapshot *s, Failure *reterr);
+        int (*check)(Snapshot *s, Failure *reterr);
+        int (*drop)(Snapshot *s, Failure *reterr);
+        int (*describe)(const Snapshot *s, json_object *o);
+        int (*open)(json_object *identity, Snapshot *s, Failure *reterr);
+} SnapshotOps;
+
+extern const SnapshotOps btrfs_ops;
+extern const SnapshotOps none_ops;
+
+struct Volume {
+        const SnapshotOps *ops;
+        char *root;
+        int fd;
+        char *area; /* NULL for NONE, as area_fd is -1 */
+        int area_fd;
+        uint8_t fsid[16];
+        uint64_t subvolume;
+};
+
+struct Snapshot {
+        const SnapshotOps *ops;
+        char *root; /* live path of the volume */
+        int fd;
+        char *area, *name;
+        int area_fd;
+        bool sealed;
+        /* From here on: known once sealed. */
+        uint8_t uuid[16], parent_uuid[16];
+        uint64_t subvolume, ctransid, otransid;
+};
