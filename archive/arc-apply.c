@@ -169,9 +169,7 @@ static int apply_owner_and_xattrs(int fd,
                 return apply_fail(reterr, EINVAL, "owner", path);
         if (fchownat(fd, "", entry->uid, entry->gid, AT_EMPTY_PATH) < 0)
                 return apply_fail(reterr, errno, "owner", path);
-        r = by_path && entry->type != ENTRY_SYMLINK
-                    ? drop_inherited(fd, by_path, entry, path, reterr)
-                    : 0;
+        r = by_path ? drop_inherited(fd, by_path, entry, path, reterr) : 0;
         for (size_t i = 0; r >= 0 && i < entry->n_xattrs; i++)
                 r = set_xattr(fd, by_path, &entry->xattrs[i], path, reterr);
         return r;

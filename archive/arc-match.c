@@ -263,8 +263,6 @@ static int glob_init(Glob *g, const char *text, Failure *reterr) {
         return g->prefix ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "Exclude=");
 }
 
-DEFINE_CLEANUP(ArcRules *, arc_rules_free);
-
 int arc_rules_new(const char *const *globs, size_t n, ArcRules **ret, Failure *reterr) {
         _cleanup_(arc_rules_freep) ArcRules *rules = calloc(1, sizeof(*rules));
         int r;

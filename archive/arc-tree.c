@@ -74,17 +74,23 @@ static int set_path(ArcTree *t, Buf *b, const char *dir, size_t n_dir, const cha
         return r < 0 ? no_memory(t, r) : 0;
 }
 
-/* Tells of the object at ArcTree.full; `errnum` 0 adds none. 0, or negative to stop. */
+/* Tells of the object at ArcTree.full. 0, or negative to stop. */
 static int report(ArcTree *t, FailCode code, int errnum, const char *what) {
         const char *path = (const char *) t->full.data;
         Failure why = FAILURE_INIT;
         char shown[ARC_SHOWN_MAX];
 
-        arc_show(path, shown);
-        if (errnum != 0)
-                (void) fail_errno(&why, code, errnum, "'%s' %s", shown, what);
-        else
-                (void) fail_set(&why, code, ENOTSUP, "'%s' %s", shown, what);
+        (void) fail_set(&why, code, errnum, "'%s' %s", arc_show(path, shown), what);
+        return t->sink->problem(t->sink->userdata, t->root->service, path, &why);
+}
+
+/* As above, with what the kernel said. */
+static int report_errno(ArcTree *t, FailCode code, int errnum, const char *what) {
+        const char *path = (const char *) t->full.data;
+        Failure why = FAILURE_INIT;
+        char shown[ARC_SHOWN_MAX];
+
+        (void) fail_errno(&why, code, errnum, "'%s' %s", arc_show(path, shown), what);
         return t->sink->problem(t->sink->userdata, t->root->service, path, &why);
 }
 
@@ -115,18 +121,19 @@ static int classify(ArcTree *t, const char *name, const struct statx *stx) {
         if (is_dir && strcmp(name, HP_AREA_NAME) == 0)
                 return 0;
         if (S_ISSOCK(stx->stx_mode))
-                return report(t, FAIL_NONE, 0, "is a socket; only its program can make it again");
+                return report(t, FAIL_NONE, EOPNOTSUPP,
+                              "is a socket; only its program can make it again");
         if (!on_root_mount(t, stx))
-                return report(t, FAIL_NOT_RESTORABLE, 0,
+                return report(t, FAIL_NOT_RESTORABLE, EXDEV,
                               "is a mount, which is not crossed; give it a Path= of its own");
         if (is_dir && t->btrfs &&
             ((stx->stx_ino == BTRFS_ROOT_INO && !on_root_device(t, stx)) ||
              stx->stx_ino == BTRFS_STUB_INO))
-                return report(t, FAIL_SNAPSHOT_FAILED, 0,
+                return report(t, FAIL_SNAPSHOT_FAILED, EXDEV,
                               "is a nested subvolume, which the snapshot does not hold; give it a "
                               "Path= of its own");
         if (is_dir && !on_root_device(t, stx))
-                return report(t, FAIL_NOT_RESTORABLE, 0, "is on another file system");
+                return report(t, FAIL_NOT_RESTORABLE, EXDEV, "is on another file system");
         return 1;
 }
 
@@ -178,9 +185,9 @@ static int read_object(ArcTree *t,
         if (r == -EMFILE || r == -ENFILE || r == -ENOMEM)
                 return no_memory(t, r);
         if (r < 0)
-                return report(t, FAIL_SOURCE_MISSING, -r, "cannot be opened");
+                return report_errno(t, FAIL_SOURCE_MISSING, -r, "cannot be opened");
         if (!arc_same_inode(stx, &object.stx) || !on_root_mount(t, &object.stx))
-                return report(t, FAIL_SOURCE_MISSING, 0, "was replaced while it was read");
+                return report(t, FAIL_SOURCE_MISSING, ESTALE, "was replaced while it was read");
         *stx = object.stx;
         r = arc_meta_read(t->meta, &object, (const char *) t->full.data, &entry, &why);
         if (r == -ENOMEM)
@@ -209,7 +216,7 @@ visit(ArcTree *t, int dirfd, const char *at, const char *dir, const char *name, 
                 return 0;
         r = arc_statx(dirfd, at, &stx);
         if (r < 0)
-                return report(t, FAIL_SOURCE_MISSING, -r, "cannot be looked at");
+                return report_errno(t, FAIL_SOURCE_MISSING, -r, "cannot be looked at");
         r = classify(t, name, &stx);
         if (r <= 0)
                 return r;
@@ -322,7 +329,7 @@ static int read_directory(ArcTree *t) {
                 int stop = set_path(t, &t->full, dir, n_dir, "");
 
                 if (stop >= 0)
-                        stop = report(t, FAIL_SOURCE_MISSING, -r, "cannot be listed in full");
+                        stop = report_errno(t, FAIL_SOURCE_MISSING, -r, "cannot be listed in full");
                 if (stop < 0)
                         return stop;
         }
@@ -365,16 +372,16 @@ static int enter(ArcTree *t, uint64_t ino, const char *name) {
         if (r < 0)
                 return r;
         if (t->n_frames == ARC_DEPTH_MAX)
-                return report(t, FAIL_NOT_RESTORABLE, 0,
+                return report(t, FAIL_NOT_RESTORABLE, ELOOP,
                               "is nested too deep; nothing below it is read");
         parent = frame_fd(t, t->n_frames - 1);
         fd = parent < 0 ? parent : open_dir(parent, name);
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)
                 return no_memory(t, fd);
         if (fd < 0)
-                return report(t, FAIL_SOURCE_MISSING, -fd, "cannot be entered");
+                return report_errno(t, FAIL_SOURCE_MISSING, -fd, "cannot be entered");
         if (!is_still(t, fd, ino))
-                return report(t, FAIL_SOURCE_MISSING, 0, "was replaced while it was read");
+                return report(t, FAIL_SOURCE_MISSING, ESTALE, "was replaced while it was read");
         r = set_path(t, &t->dir, (const char *) t->full.data, t->full.size - 1, "");
         if (r < 0)
                 return r;
@@ -410,7 +417,7 @@ static int begin_root(ArcTree *t, const ArcRoot *root, Failure *reterr, struct s
         if (r >= 0 && fstatfs(root->fd, &fs) < 0)
                 r = -errno;
         if (r < 0)
-                return report(t, FAIL_SOURCE_MISSING, -r, "cannot be looked at");
+                return report_errno(t, FAIL_SOURCE_MISSING, -r, "cannot be looked at");
         t->dev_major = stx->stx_dev_major;
         t->dev_minor = stx->stx_dev_minor;
         t->mount = stx->stx_mnt_id;
@@ -444,7 +451,7 @@ int arc_tree_below(ArcTree *t, const ArcRoot *root, Failure *reterr) {
                 return r;
         fd = open_dir(root->fd, ".");
         if (fd < 0)
-                return report(t, FAIL_SOURCE_MISSING, -fd, "cannot be entered");
+                return report_errno(t, FAIL_SOURCE_MISSING, -fd, "cannot be entered");
         r = push_frame(t, fd, stx.stx_ino);
         if (r >= 0)
                 r = read_directory(t);

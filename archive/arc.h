@@ -6,6 +6,7 @@
  * crossed, no FIFO or device is opened.
  */
 
+#include "base/cleanup.h"
 #include "base/entry.h"
 #include "base/fail.h"
 
@@ -16,12 +17,15 @@ typedef struct ArcRules ArcRules;
 /*
  * Globs relative to a service's Path: `*` and `?` and [sets] within a component, `**` any number of
  * components. A directory that matches is left out with all below it; "cache/" + "**" keeps the
- * directory and leaves out what is in it. -EINVAL with reterr (FAIL_CONFIGURATION_INVALID) for a
- * malformed glob.
+ * directory and leaves out what is in it. A leading dot is a character like others, `?` is one UTF-8
+ * character (or a byte that is none), a backslash is itself; [!x] and [^x] negate. -EINVAL with reterr
+ * (FAIL_CONFIGURATION_INVALID) for a malformed glob.
  */
 int arc_rules_new(const char *const *globs, size_t n, ArcRules **ret, Failure *reterr);
 void arc_rules_free(ArcRules *rules);
-bool arc_rules_exclude(const ArcRules *rules, const char *path); /* relative path, no leading slash */
+DEFINE_CLEANUP(ArcRules *, arc_rules_free);
+bool arc_rules_exclude(const ArcRules *rules, const char *path); /* relative path, no leading
+                                                                     slash; "" never is */
 
 /*
  * The literal directory that every match of glob `i` lies below ("" if any), for finding excluded
@@ -42,13 +46,15 @@ typedef struct ArcSink {
         /*
          * First look at an object, before anything but statx was done: 1 if it is known unchanged
          * and was taken care of (a directory is still descended into), 0 to read it, negative
-         * to stop. May be NULL.
+         * to stop. Not asked for a further name of a file (that entry costs no reading), so what it
+         * knows of a file with nlink > 1 must be a file, not a hard link. May be NULL.
          */
         int (*known)(void *userdata, const char *service, const char *dir, const char *name,
                      const EntryLocal *local, Failure *reterr);
         /*
          * A complete entry (class LARGE for files; the sink decides about SQLITE). `fd` is open for
-         * reading for a file with a size, else -1; borrowed. Negative stops the walk.
+         * reading for a file with a size, else -1; borrowed. Negative stops the walk; positive: it
+         * was not recorded (no further name will be a link to it, a directory is not entered).
          */
         int (*entry)(void *userdata, const Entry *entry, const EntryLocal *local, int fd,
                      Failure *reterr);
@@ -71,7 +77,9 @@ typedef struct ArcSink {
  * FAIL_SOURCE_MISSING (vanished or unreadable), FAIL_SNAPSHOT_FAILED (nested subvolume: st_ino 256 on
  * another device, or the empty stub with inode 2), FAIL_NOT_RESTORABLE (mount, not crossed).
  * Sockets are reported with FAIL_NONE: left out and named. Hard links: the first name in order is
- * the file, further ones are ENTRY_HARDLINK with `target` its absolute path.
+ * the file, further ones are ENTRY_HARDLINK with `target` its absolute path, owner, mode and mtime,
+ * without flags, xattrs and size. A directory that cannot be recorded is one problem, and nothing
+ * below it is handed out. "/" cannot be a root.
  */
 int arc_walk(const ArcRoot *roots, size_t n, const ArcSink *sink, Failure *reterr);
 
@@ -98,7 +106,10 @@ int arc_extract_new(const ArcExtractParams *params, ArcExtract **ret, Failure *r
  * manifest order; `link` is, for ENTRY_HARDLINK, the relative path of the file in this tree. Owner,
  * mode, xattrs, ACLs, times, flags are set by descriptor after the content; a directory's times and
  * flags again when its last child is there. Duplicates, a missing or non-directory parent: -EINVAL.
- * Missing ancestors of the very first entries are an error too, unless `make_parents`.
+ * Missing ancestors of the very first entries are an error too, unless `make_parents` (then 0700 of
+ * the caller's, as is a missing root). A flag or xattr that the file system cannot take is a
+ * failure, unless it is harmless there (nodump, noatime, compression; no-copy-on-write where nothing
+ * is copied on write).
  */
 int arc_extract_put(
         ArcExtract *x, const char *path, const Entry *entry, const char *link, bool make_parents,
@@ -107,6 +118,7 @@ int arc_extract_put(
 /* Finishes all open directories and pending flags. Nothing is synced here: the caller syncfs()es. */
 int arc_extract_finish(ArcExtract *x, Failure *reterr);
 void arc_extract_free(ArcExtract *x); /* NULL is fine; what was made stays */
+DEFINE_CLEANUP(ArcExtract *, arc_extract_free);
 
 /* ---- one object, for comparing and copying ---- */
 
@@ -124,7 +136,8 @@ void arc_stat_done(ArcStat *s);
 
 /*
  * Copies `src_name` with everything below from `src_dirfd` to a new `dst_name` in `dst_dirfd`, metadata
- * and all, data by FICLONE where the file systems allow it, else byte by byte with holes kept.
+ * and all, data by FICLONE where the file systems allow it, else byte by byte with holes kept. Both are
+ * one component. Sockets are left out; a file that changes meanwhile is -EBUSY.
  * Adds to *ret_bytes what was copied byte by byte. Does not cross mounts or subvolumes (-EXDEV).
  */
 int arc_copy_tree(
