@@ -197,9 +197,14 @@ static void keep_images(Backup *b) {
                 if (volume_kind(b->source.volumes[i]) == SNAPSHOT_NONE)
                         continue;
                 services = image_services(&b->source, i);
-                if (!services || json_object_array_length(services) == 0)
-                        continue; /* the sweep removes it: it is in no record */
-                if (!o || json_put(o, "services", json_object_get(services)) < 0 ||
+                if (services && json_object_array_length(services) == 0) {
+                        /* Not what is archived: of no use now that it was read. */
+                        if (snapshot_drop(TAKE_PTR(b->point.snapshots[i]), &f) < 0)
+                                log_warning("snapshot left behind: %s", f.text);
+                        f = FAILURE_INIT;
+                        continue;
+                }
+                if (!o || !services || json_put(o, "services", json_object_get(services)) < 0 ||
                     json_put(o, "identity", snapshot_identity(b->point.snapshots[i])) < 0 ||
                     json_object_array_add(images, json_object_get(o)) < 0)
                         log_warning("hot copy: out of memory");
@@ -233,16 +238,21 @@ static int commit(Backup *b, bool partial, json_object **ret_record, Failure *re
         /* The hot record first: an image without a backup is swept, a backup never waits for it. */
         keep_images(b);
         step("before-record");
-        r = repo_session_commit(b->session, b->request.backup_id, facts, &b->totals, ret_record,
-                                reterr);
-        if (r < 0)
+        r = b->request.pinned ? repo_pin(b->repo, b->request.backup_id, true, reterr) : 0;
+        if (r >= 0)
+                r = repo_session_commit(b->session, b->request.backup_id, facts, &b->totals,
+                                        ret_record, reterr);
+        if (r < 0) {
+                Failure ignored = FAILURE_INIT; /* a pin without a backup is only garbage */
+
+                if (b->request.pinned)
+                        (void) repo_pin(b->repo, b->request.backup_id, false, &ignored);
                 return r;
+        }
         b->committed = true;
         step("committed");
-        if (b->request.pinned)
-                r = repo_pin(b->repo, b->request.backup_id, true, reterr);
         remember(b);
-        return r;
+        return 0;
 }
 
 static json_object *make_summary(const Backup *b) {

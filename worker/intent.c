@@ -1,0 +1,441 @@
+#include "worker/intent.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/step.h"
+#include "base/text.h"
+#include "worker/state.h"
+#include "worker/swap.h"
+
+static const char *const state_names[] = {
+        [INTENT_STAGING] = "staging",         [INTENT_SWAPPING] = "swapping",
+        [INTENT_ACTIVE] = "active",           [INTENT_ROLLED_BACK] = "rolled_back",
+        [INTENT_CONFIRMING] = "confirming",   [INTENT_CONFIRMED] = "confirmed",
+        [INTENT_FAILED] = "failed",
+};
+
+static void free_strings(char **items, size_t n) {
+        for (size_t i = 0; i < n; i++)
+                free(items[i]);
+        free(items);
+}
+
+void intent_done(Intent *i) {
+        for (size_t k = 0; k < i->n_paths; k++) {
+                IntentPath *p = &i->paths[k];
+
+                free(p->service);
+                free(p->path);
+                free(p->stage);
+                free_strings(p->moves, p->n_moves);
+                free_strings(p->excludes, p->n_excludes);
+        }
+        free(i->paths);
+        free(i->error);
+        json_object_put(i->services);
+        *i = INTENT_INIT;
+}
+
+static int add_string(char ***items, size_t *n, const char *s) {
+        char **grown = realloc(*items, (*n + 1) * sizeof(char *));
+
+        if (!grown)
+                return -ENOMEM;
+        *items = grown;
+        grown[*n] = strdup(s);
+        if (!grown[*n])
+                return -ENOMEM;
+        ++*n;
+        return 0;
+}
+
+int intent_add_move(IntentPath *p, const char *relative) {
+        return add_string(&p->moves, &p->n_moves, relative);
+}
+
+int intent_add_path(Intent *i, const char *service, const char *path, IntentPath **ret) {
+        IntentPath *grown = realloc(i->paths, (i->n_paths + 1) * sizeof(*grown)), *p;
+
+        if (!grown)
+                return -ENOMEM;
+        i->paths = grown;
+        p = &grown[i->n_paths];
+        *p = (IntentPath) {
+                .service = strdup(service),
+                .path = strdup(path),
+                .stage = text_printf("restore.%s.%zu", i->restore_id, i->n_paths),
+        };
+        i->n_paths++;
+        if (!p->service || !p->path || !p->stage)
+                return -ENOMEM;
+        *ret = p;
+        return 0;
+}
+
+/* ---- JSON ---- */
+
+static json_object *strings_json(char *const *items, size_t n) {
+        json_object *list = json_object_new_array();
+
+        for (size_t i = 0; list && i < n; i++) {
+                _cleanup_free_ char *text = text_escape(items[i]);
+
+                if (!text || json_object_array_add(list, json_object_new_string(text)) < 0) {
+                        json_object_put(list);
+                        return NULL;
+                }
+        }
+        return list;
+}
+
+static json_object *path_json(const IntentPath *p) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+
+        if (!o || json_put_string(o, "service", p->service) < 0 ||
+            json_put_path(o, "path", p->path) < 0 || json_put_string(o, "stage", p->stage) < 0 ||
+            json_put(o, "old", tree_id_json(&p->old_id)) < 0 ||
+            json_put(o, "new", tree_id_json(&p->new_id)) < 0 ||
+            json_put(o, "moves", strings_json(p->moves, p->n_moves)) < 0 ||
+            json_put(o, "excludes", strings_json(p->excludes, p->n_excludes)) < 0)
+                return NULL;
+        return TAKE_PTR(o);
+}
+
+static json_object *intent_json(const Intent *i) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+        json_object *paths = json_object_new_array();
+
+        if (!o || json_put(o, "paths", paths) < 0 || json_put_u64(o, "version", 1) < 0 ||
+            json_put_string(o, "restore_id", i->restore_id) < 0 ||
+            json_put_string(o, "backup_id", i->backup_id) < 0 ||
+            json_put_string(o, "from", i->from) < 0 || json_put_string(o, "method", i->method) < 0 ||
+            json_put(o, "services", json_object_get(i->services)) < 0 ||
+            json_put_string(o, "state", state_names[i->state]) < 0 ||
+            json_put_string(o, "before", state_names[i->before]) < 0 ||
+            json_put_bool(o, "want_new", i->want_new) < 0 ||
+            json_put_u64(o, "created_usec", i->created_usec) < 0 ||
+            json_put_u64(o, "completed_usec", i->completed_usec) < 0 ||
+            json_put_u64(o, "units_down_usec", i->units_down_usec) < 0 ||
+            json_put_u64(o, "swap_usec", i->swap_usec) < 0 ||
+            json_put_path(o, "error", i->error ? i->error : "") < 0)
+                return NULL;
+        for (size_t k = 0; k < i->n_paths; k++) {
+                json_object *p = path_json(&i->paths[k]);
+
+                if (!p || json_object_array_add(paths, p) < 0) {
+                        json_object_put(p);
+                        return NULL;
+                }
+        }
+        return TAKE_PTR(o);
+}
+
+static int read_strings(json_object *o, const char *key, char ***items, size_t *n) {
+        json_object *list;
+        int r = json_get_array(o, key, &list);
+
+        for (size_t i = 0; r >= 0 && i < json_object_array_length(list); i++) {
+                json_object *v = json_object_array_get_idx(list, i);
+                _cleanup_free_ char *text = NULL;
+
+                if (!json_object_is_type(v, json_type_string))
+                        return -EINVAL;
+                r = text_unescape(json_object_get_string(v), &text);
+                if (r >= 0)
+                        r = add_string(items, n, text);
+        }
+        return r;
+}
+
+static int read_state(json_object *o, const char *key, IntentState *ret) {
+        const char *text;
+        int r = json_get_string(o, key, &text);
+
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < ELEMENTSOF(state_names); i++)
+                if (strcmp(state_names[i], text) == 0) {
+                        *ret = (IntentState) i;
+                        return 0;
+                }
+        return -EINVAL;
+}
+
+static int read_path(Intent *i, json_object *o) {
+        _cleanup_free_ char *path = NULL;
+        const char *service, *stage;
+        json_object *old_id, *new_id;
+        IntentPath *p;
+
+        if (json_get_string(o, "service", &service) < 0 || json_get_path(o, "path", &path) < 0 ||
+            json_get_string(o, "stage", &stage) < 0 || json_get_object(o, "old", &old_id) < 0 ||
+            json_get_object(o, "new", &new_id) < 0 || strchr(stage, '/') ||
+            intent_add_path(i, service, path, &p) < 0)
+                return -EINVAL;
+        free(p->stage);
+        p->stage = strdup(stage);
+        if (!p->stage || tree_id_read(old_id, &p->old_id) < 0 ||
+            tree_id_read(new_id, &p->new_id) < 0 ||
+            read_strings(o, "moves", &p->moves, &p->n_moves) < 0 ||
+            read_strings(o, "excludes", &p->excludes, &p->n_excludes) < 0)
+                return -EINVAL;
+        return 0;
+}
+
+static int read_intent(json_object *o, Intent *i) {
+        const char *restore_id, *backup_id, *from, *method;
+        json_object *services, *paths;
+        uint64_t version;
+
+        if (json_get_u64(o, "version", &version) < 0 || version != 1 ||
+            json_get_string(o, "restore_id", &restore_id) < 0 || !text_is_uuid(restore_id) ||
+            json_get_string(o, "backup_id", &backup_id) < 0 || !text_is_uuid(backup_id) ||
+            json_get_string(o, "from", &from) < 0 || json_get_string(o, "method", &method) < 0 ||
+            json_get_array(o, "services", &services) < 0 || json_get_array(o, "paths", &paths) < 0 ||
+            read_state(o, "state", &i->state) < 0 || read_state(o, "before", &i->before) < 0 ||
+            json_get_bool(o, "want_new", &i->want_new) < 0 ||
+            json_get_u64(o, "created_usec", &i->created_usec) < 0 ||
+            json_get_u64(o, "completed_usec", &i->completed_usec) < 0 ||
+            json_get_u64(o, "units_down_usec", &i->units_down_usec) < 0 ||
+            json_get_u64(o, "swap_usec", &i->swap_usec) < 0 ||
+            json_get_path(o, "error", &i->error) < 0)
+                return -EINVAL;
+        (void) snprintf(i->restore_id, sizeof(i->restore_id), "%s", restore_id);
+        (void) snprintf(i->backup_id, sizeof(i->backup_id), "%s", backup_id);
+        (void) snprintf(i->from, sizeof(i->from), "%s", from);
+        (void) snprintf(i->method, sizeof(i->method), "%s", method);
+        i->services = json_object_get(services);
+        for (size_t k = 0; k < json_object_array_length(paths); k++)
+                if (read_path(i, json_object_array_get_idx(paths, k)) < 0)
+                        return -EINVAL;
+        return 0;
+}
+
+json_object *intent_row(const Intent *i) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+        char created[CLOCK_TEXT_MAX], completed[CLOCK_TEXT_MAX];
+
+        clock_format(i->created_usec, created);
+        clock_format(i->completed_usec, completed);
+        if (!o || json_put_string(o, "restore_id", i->restore_id) < 0 ||
+            json_put_string(o, "backup_id", i->backup_id) < 0 ||
+            json_put(o, "services", json_object_get(i->services)) < 0 ||
+            json_put_string(o, "state", state_names[i->state]) < 0 ||
+            json_put_string(o, "created_at", created) < 0 ||
+            json_put_string(o, "completed_at", completed) < 0 ||
+            json_put_u64(o, "units_down_usec", i->units_down_usec) < 0 ||
+            json_put_u64(o, "swap_usec", i->swap_usec) < 0 ||
+            json_put_string(o, "method", i->method) < 0 || json_put_string(o, "from", i->from) < 0 ||
+            json_put_path(o, "error", i->error ? i->error : "") < 0)
+                return NULL;
+        return TAKE_PTR(o);
+}
+
+/* ---- files ---- */
+
+static void file_name(const char *restore_id, char ret[48]) {
+        (void) snprintf(ret, 48, "%.36s.json", restore_id);
+}
+
+int intent_save(Work *w, const Intent *i, Failure *reterr) {
+        _cleanup_close_ int dir = state_open_dir(w->state_fd, "intents", reterr);
+        _cleanup_json_ json_object *o = intent_json(i);
+        char name[48];
+
+        if (dir < 0)
+                return dir;
+        if (!o)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "intent");
+        file_name(i->restore_id, name);
+        return state_write_json(dir, name, o, reterr);
+}
+
+int intent_load(Work *w, const char *restore_id, Intent *ret, Failure *reterr) {
+        _cleanup_close_ int dir = state_open_dir(w->state_fd, "intents", reterr);
+        _cleanup_json_ json_object *o = NULL;
+        char name[48];
+        int r;
+
+        if (dir < 0)
+                return dir;
+        file_name(restore_id, name);
+        r = state_read_json(dir, name, &o, reterr);
+        if (r == -ENOENT)
+                return fail_set(reterr, FAIL_NO_SUCH_RESTORE, ENOENT, "no restore %s", restore_id);
+        if (r >= 0 && read_intent(o, ret) < 0) {
+                intent_done(ret);
+                r = fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
+                             "intents/%s in the worker's state is damaged", name);
+        }
+        return r;
+}
+
+typedef struct Ids {
+        char (*items)[40];
+        size_t n;
+} Ids;
+
+static int list_ids(Work *w, Ids *ret, Failure *reterr) {
+        _cleanup_dir_ DIR *d = NULL;
+        struct dirent *e;
+        int dir = state_open_dir(w->state_fd, "intents", reterr);
+
+        if (dir < 0)
+                return dir;
+        d = fdopendir(dir);
+        if (!d) {
+                fd_close(dir);
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "intents");
+        }
+        while ((e = readdir(d))) {
+                char id[40], (*grown)[40];
+
+                if (strlen(e->d_name) != 41 || strcmp(e->d_name + 36, ".json") != 0)
+                        continue;
+                (void) snprintf(id, sizeof(id), "%.36s", e->d_name);
+                if (!text_is_uuid(id))
+                        continue;
+                grown = realloc(ret->items, (ret->n + 1) * sizeof(*grown));
+                if (!grown)
+                        return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "intents");
+                ret->items = grown;
+                memcpy(ret->items[ret->n++], id, sizeof(id));
+        }
+        return 0;
+}
+
+typedef struct IntentList {
+        Intent *items;
+        size_t n;
+} IntentList;
+
+static int oldest_first(const void *a, const void *b) {
+        const Intent *x = a, *y = b;
+
+        return x->created_usec < y->created_usec ? -1 : x->created_usec > y->created_usec;
+}
+
+static int load_all(Work *w, IntentList *ret, Failure *reterr) {
+        Ids ids = { 0 };
+        int r = list_ids(w, &ids, reterr);
+
+        if (r >= 0 && ids.n > 0) {
+                ret->items = calloc(ids.n, sizeof(*ret->items));
+                if (!ret->items)
+                        r = fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "intents");
+        }
+        for (size_t k = 0; r >= 0 && k < ids.n; k++) {
+                Failure f = FAILURE_INIT;
+
+                if (intent_load(w, ids.items[k], &ret->items[ret->n], &f) < 0)
+                        log_error("restore %s: %s", ids.items[k], f.text);
+                else
+                        ret->n++;
+        }
+        free(ids.items);
+        if (ret->n > 1)
+                qsort(ret->items, ret->n, sizeof(*ret->items), oldest_first);
+        return r;
+}
+
+static void intent_list_done(IntentList *l) {
+        for (size_t k = 0; k < l->n; k++)
+                intent_done(&l->items[k]);
+        free(l->items);
+}
+
+int intent_for_each(
+        Work *w, int (*on_intent)(void *userdata, Intent *intent, Failure *reterr), void *userdata,
+        Failure *reterr) {
+        _cleanup_(intent_list_done) IntentList l = { 0 };
+        int r = load_all(w, &l, reterr);
+
+        for (size_t k = 0; r >= 0 && k < l.n; k++)
+                r = on_intent(userdata, &l.items[k], reterr);
+        return r;
+}
+
+static bool share_service(const Intent *a, const Intent *b) {
+        for (size_t i = 0; i < a->n_paths; i++)
+                for (size_t k = 0; k < b->n_paths; k++)
+                        if (strcmp(a->paths[i].service, b->paths[k].service) == 0)
+                                return true;
+        return false;
+}
+
+bool intent_is_superseded(Work *w, const Intent *i) {
+        _cleanup_(intent_list_done) IntentList l = { 0 };
+        Failure f = FAILURE_INIT;
+        bool after = false;
+
+        if (load_all(w, &l, &f) < 0)
+                return true;
+        for (size_t k = 0; k < l.n; k++) {
+                if (strcmp(l.items[k].restore_id, i->restore_id) == 0)
+                        after = true;
+                else if (after && l.items[k].state != INTENT_FAILED && share_service(&l.items[k], i))
+                        return true;
+        }
+        return false;
+}
+
+/* ---- recovery ---- */
+
+static int lock_intent(Work *w, const Intent *i, int *locks, size_t *n_locks, Failure *reterr) {
+        size_t n = json_object_array_length(i->services);
+        int r = 0;
+
+        for (size_t k = 0; r >= 0 && k < n && k < 256; k++) {
+                const char *s = json_object_get_string(json_object_array_get_idx(i->services, k));
+
+                if (!s || !text_is_service_name(s))
+                        continue;
+                r = state_lock_service(w, s, 0, &locks[*n_locks], reterr);
+                if (r >= 0)
+                        ++*n_locks;
+        }
+        return r;
+}
+
+static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
+        Work *w = userdata;
+        Intent i = INTENT_INIT;
+        Failure f = FAILURE_INIT;
+        int locks[256];
+        size_t n_locks = 0;
+        int r;
+
+        if (listed->state != INTENT_STAGING && listed->state != INTENT_SWAPPING &&
+            listed->state != INTENT_CONFIRMING)
+                return 0;
+        r = lock_intent(w, listed, locks, &n_locks, &f);
+        /* Under its locks nobody changes it: what counts is what it says now. */
+        if (r >= 0)
+                r = intent_load(w, listed->restore_id, &i, &f);
+        if (r >= 0) {
+                step("recover");
+                r = swap_recover(w, &i, &f);
+        }
+        for (size_t k = 0; k < n_locks; k++)
+                fd_close(locks[k]);
+        if (r < 0 && f.code != FAIL_BUSY) {
+                log_error("restore %s could not be finished or undone: %s", listed->restore_id, f.text);
+                if (reterr->code == FAIL_NONE)
+                        *reterr = f;
+        }
+        intent_done(&i);
+        return 0; /* one stuck restore must not keep the others from being recovered */
+}
+
+int intent_recover_all(Work *w, Failure *reterr) {
+        int r = intent_for_each(w, recover_one, w, reterr);
+
+        return r < 0 ? r : -reterr->errnum;
+}

@@ -1,0 +1,405 @@
+/*
+ * The hardest invariant: at every moment either the intent says STAGING/ACTIVE/ROLLED_BACK and all
+ * targets are as that state says, or it says SWAPPING and identities on disk tell for each path
+ * which of two trees is live. The intent is durable before the first rename, and each rename is
+ * durable before the intent says that it is done.
+ */
+
+#include "worker/swap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/step.h"
+#include "base/text.h"
+#include "worker/carry.h"
+
+/* The two directories between which a path's trees change places. */
+typedef struct Place {
+        int parent, area;
+        const char *name;
+} Place;
+
+#define PLACE_INIT ((Place) { .parent = -1, .area = -1 })
+
+static void place_done(Place *p) {
+        fd_close(p->parent);
+        fd_close(p->area);
+}
+
+static int place_open(const IntentPath *p, Place *ret, Failure *reterr) {
+        _cleanup_free_ char *dir = strdup(p->path);
+        bool is_root;
+
+        if (!dir)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", p->path);
+        ret->name = strrchr(p->path, '/') + 1;
+        *strrchr(dir, '/') = 0;
+        ret->parent = fd_open_absolute(*dir ? dir : "/", O_RDONLY | O_DIRECTORY);
+        if (ret->parent < 0)
+                return fail_errno(reterr, FAIL_NOT_RESTORABLE, -ret->parent,
+                                  "%s, the directory of %s", *dir ? dir : "/", p->path);
+        ret->area = area_open(p->path, true, NULL, &is_root, reterr);
+        if (ret->area < 0)
+                return ret->area;
+        if (is_root)
+                return fail_set(reterr, FAIL_NOT_RESTORABLE, EBUSY,
+                                "%s is the root of its mount and cannot be exchanged; restore it "
+                                "aside with --into",
+                                p->path);
+        return 0;
+}
+
+static TreeId *coming(IntentPath *p, bool want_new) {
+        return want_new ? &p->new_id : &p->old_id;
+}
+
+static TreeId *leaving(IntentPath *p, bool want_new) {
+        return want_new ? &p->old_id : &p->new_id;
+}
+
+/* ---- before the intent ---- */
+
+/*
+ * The tree that comes must be the one we staged or kept. The one that leaves is taken as it is now: a
+ * program may have replaced a file by a newer one since, and a rollback of the rollback brings that back.
+ */
+static int identify(Intent *i, bool want_new, Failure *reterr) {
+        for (size_t k = 0; k < i->n_paths; k++) {
+                IntentPath *p = &i->paths[k];
+                _cleanup_(place_done) Place place = PLACE_INIT;
+                TreeId staged, live;
+                int r = place_open(p, &place, reterr);
+
+                if (r >= 0)
+                        r = tree_identify(place.area, p->stage, &staged, reterr);
+                if (r >= 0)
+                        r = tree_identify(place.parent, place.name, &live, reterr);
+                if (r < 0)
+                        return r;
+                if (!tree_id_equal(&staged, coming(p, want_new)))
+                        return fail_set(reterr, FAIL_NOT_RESTORABLE, ESTALE,
+                                        "the tree kept for %s is not there any more", p->path);
+                if (live.kind == TREE_OTHER)
+                        return fail_set(reterr, FAIL_NOT_RESTORABLE, EINVAL,
+                                        "%s is neither file nor directory; move it away first",
+                                        p->path);
+                *leaving(p, want_new) = live;
+        }
+        return 0;
+}
+
+static int prove_unused(const Intent *i, Failure *reterr) {
+        int r = 0;
+
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
+                r = tree_prove_unused(i->paths[k].path, reterr);
+        return r;
+}
+
+typedef struct Carry {
+        Work *work;
+        IntentPath *path;
+        int from, to;
+        bool by_rename;
+        uint64_t bytes;
+        Failure *reterr;
+} Carry;
+
+static int carry_one(void *userdata, const char *relative) {
+        Carry *c = userdata;
+
+        if (c->by_rename)
+                return intent_add_move(c->path, relative);
+        return carry_copy(c->from, c->to, relative, work_interrupted, c->work, &c->bytes, c->reterr);
+}
+
+static int open_trees(const IntentPath *p, const Place *place, int *ret_live, int *ret_staged) {
+        *ret_live = fs_open_dir(place->parent, place->name);
+        *ret_staged = fs_open_dir(place->area, p->stage);
+        return *ret_live < 0 || *ret_staged < 0 ? -ENOTDIR : 0;
+}
+
+static bool same_device(int a, int b) {
+        struct stat x, y;
+
+        return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev;
+}
+
+static int rules_of(const IntentPath *p, ArcRules **ret, Failure *reterr) {
+        return arc_rules_new((const char *const *) p->excludes, p->n_excludes, ret, reterr);
+}
+
+static void rules_freep(ArcRules **rules) {
+        arc_rules_free(*rules);
+}
+
+/* Copies what must be copied and names what will be renamed. The live tree is only read here. */
+static int plan_carry(Work *w, IntentPath *p, Failure *reterr) {
+        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_close_ int live = -1, staged = -1;
+        _cleanup_(rules_freep) ArcRules *rules = NULL;
+        Carry c = { .work = w, .path = p, .reterr = reterr };
+        int r;
+
+        if (p->n_excludes == 0)
+                return 0;
+        r = place_open(p, &place, reterr);
+        if (r >= 0)
+                r = rules_of(p, &rules, reterr);
+        if (r < 0)
+                return r;
+        if (open_trees(p, &place, &live, &staged) < 0)
+                return 0; /* a file, or nothing was there: nothing to carry */
+        c.from = live;
+        c.to = staged;
+        c.by_rename = same_device(live, staged);
+        /* A kept tree still has what it had when it left; what is live now replaces it. */
+        r = c.by_rename ? 0 : carry_clear(staged, rules, reterr);
+        if (r >= 0)
+                r = carry_find(live, rules, carry_one, &c, reterr);
+        if (r >= 0 && c.bytes > 0)
+                log_info("%s: %llu bytes of excluded files copied", p->path,
+                         (unsigned long long) c.bytes);
+        if (r >= 0 && !c.by_rename && syncfs(staged) < 0)
+                r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno, "%s", p->path);
+        return r;
+}
+
+static void forget_moves(Intent *i) {
+        for (size_t k = 0; k < i->n_paths; k++) {
+                for (size_t m = 0; m < i->paths[k].n_moves; m++)
+                        free(i->paths[k].moves[m]);
+                i->paths[k].n_moves = 0;
+        }
+}
+
+/* ---- under the intent ---- */
+
+/* Moves the excluded paths from the live tree into the staged one, or back. */
+static int move_excluded(IntentPath *p, bool back, Failure *reterr) {
+        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_close_ int live = -1, staged = -1;
+        int r = 0;
+
+        if (p->n_moves == 0)
+                return 0;
+        r = place_open(p, &place, reterr);
+        if (r >= 0 && open_trees(p, &place, &live, &staged) < 0)
+                r = fail_set(reterr, FAIL_NOT_RESTORABLE, ENOTDIR, "%s changed meanwhile", p->path);
+        for (size_t m = 0; r >= 0 && m < p->n_moves; m++) {
+                r = back ? carry_move(staged, live, p->moves[m], true, reterr)
+                         : carry_move(live, staged, p->moves[m], false, reterr);
+                step("moved");
+        }
+        return r;
+}
+
+typedef enum Position { POSITION_UNKNOWN, POSITION_OLD, POSITION_NEW } Position;
+
+static int find_position(const IntentPath *p, Position *ret, Failure *reterr) {
+        _cleanup_(place_done) Place place = PLACE_INIT;
+        TreeId live;
+        int r = place_open(p, &place, reterr);
+
+        if (r >= 0)
+                r = tree_identify(place.parent, place.name, &live, reterr);
+        if (r < 0)
+                return r;
+        *ret = tree_id_equal(&live, &p->new_id)   ? POSITION_NEW
+               : tree_id_equal(&live, &p->old_id) ? POSITION_OLD
+                                                  : POSITION_UNKNOWN;
+        return 0;
+}
+
+static int exchange(IntentPath *p, bool want_new, Failure *reterr) {
+        _cleanup_(place_done) Place place = PLACE_INIT;
+        int r = place_open(p, &place, reterr);
+
+        if (r >= 0)
+                r = tree_exchange(place.parent, place.name, leaving(p, want_new), place.area,
+                                  p->stage, coming(p, want_new), reterr);
+        return r;
+}
+
+/* Puts every path back that has arrived at `want_new`, then the excluded paths. */
+static int undo(Intent *i, bool want_new, Failure *reterr) {
+        Position arrived = want_new ? POSITION_NEW : POSITION_OLD, at;
+        int r = 0;
+
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++) {
+                r = find_position(&i->paths[k], &at, reterr);
+                if (r >= 0 && at == arrived)
+                        r = exchange(&i->paths[k], !want_new, reterr);
+                step("undone");
+        }
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
+                r = move_excluded(&i->paths[k], true, reterr);
+        return r;
+}
+
+static int settle(Work *w, Intent *i, IntentState state, Failure *reterr) {
+        forget_moves(i);
+        i->state = state;
+        i->completed_usec = clock_realtime_usec();
+        return intent_save(w, i, reterr);
+}
+
+static int exchange_all(Intent *i, bool want_new, Failure *reterr) {
+        int r = 0;
+
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
+                r = move_excluded(&i->paths[k], false, reterr);
+        step("carried");
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++) {
+                r = exchange(&i->paths[k], want_new, reterr);
+                step("exchanged");
+        }
+        return r;
+}
+
+int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
+        IntentState before = i->state;
+        uint64_t start;
+        int r;
+
+        r = identify(i, want_new, reterr);
+        if (r >= 0)
+                r = prove_unused(i, reterr);
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
+                r = plan_carry(w, &i->paths[k], reterr);
+        if (r >= 0)
+                r = work_check(w, reterr);
+        if (r < 0) {
+                forget_moves(i);
+                return r;
+        }
+        start = clock_monotonic_usec();
+        i->before = before;
+        i->state = INTENT_SWAPPING;
+        i->want_new = want_new;
+        r = intent_save(w, i, reterr);
+        if (r < 0) {
+                i->state = before;
+                return r;
+        }
+        step("intent");
+        r = exchange_all(i, want_new, reterr);
+        if (r < 0) {
+                Failure f = FAILURE_INIT;
+
+                /* If even this fails the intent stays SWAPPING, for recovery and for an alarm. */
+                if (undo(i, want_new, &f) < 0 || settle(w, i, before, &f) < 0)
+                        log_error("restore %s: could not be undone: %s", i->restore_id, f.text);
+                return r;
+        }
+        i->swap_usec = clock_monotonic_usec() - start;
+        step("swapped");
+        r = settle(w, i, want_new ? INTENT_ACTIVE : INTENT_ROLLED_BACK, reterr);
+        step("settled");
+        return r;
+}
+
+/* ---- after a crash, and at the end ---- */
+
+static int remove_stages(Work *w, Intent *i, Failure *reterr) {
+        int r = 0;
+
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++) {
+                _cleanup_(place_done) Place place = PLACE_INIT;
+
+                r = place_open(&i->paths[k], &place, reterr);
+                if (r >= 0)
+                        r = tree_remove(place.area, i->paths[k].stage, NULL, NULL, reterr);
+                step("removed");
+        }
+        return r;
+}
+
+int swap_abandon(Work *w, Intent *i, const Failure *why, Failure *reterr) {
+        int r = remove_stages(w, i, reterr);
+
+        if (r < 0)
+                return r;
+        free(i->error);
+        i->error = strdup(why->text);
+        return settle(w, i, INTENT_FAILED, reterr);
+}
+
+int swap_confirm(Work *w, Intent *i, Failure *reterr) {
+        int r;
+
+        if (i->state != INTENT_CONFIRMING) {
+                i->before = i->state;
+                i->state = INTENT_CONFIRMING;
+                r = intent_save(w, i, reterr);
+                if (r < 0)
+                        return r;
+        }
+        step("confirming");
+        r = remove_stages(w, i, reterr);
+        return r < 0 ? r : settle(w, i, INTENT_CONFIRMED, reterr);
+}
+
+static int abandon_interrupted(Work *w, Intent *i, Failure *reterr) {
+        Failure why = FAILURE_INIT;
+
+        (void) fail_set(&why, FAIL_INTERRUPTED, EINTR, "interrupted before the swap");
+        log_notice("restore %s was interrupted before the swap: staged trees removed", i->restore_id);
+        return swap_abandon(w, i, &why, reterr);
+}
+
+static int recover_swap(Work *w, Intent *i, Failure *reterr) {
+        Position arrived = i->want_new ? POSITION_NEW : POSITION_OLD;
+        size_t n_arrived = 0;
+
+        for (size_t k = 0; k < i->n_paths; k++) {
+                Position at;
+                int r = find_position(&i->paths[k], &at, reterr);
+
+                if (r < 0)
+                        return r;
+                if (at == POSITION_UNKNOWN)
+                        return fail_set(reterr, FAIL_NOT_RESTORABLE, ESTALE,
+                                        "%s is neither the old nor the new tree; nothing was touched, "
+                                        "both stand in the area beside it as %s",
+                                        i->paths[k].path, i->paths[k].stage);
+                n_arrived += at == arrived;
+        }
+        if (n_arrived == i->n_paths) {
+                log_notice("restore %s: the swap was complete", i->restore_id);
+                return settle(w, i, i->want_new ? INTENT_ACTIVE : INTENT_ROLLED_BACK, reterr);
+        }
+        int r = undo(i, i->want_new, reterr);
+        if (r < 0)
+                return r;
+        log_notice("restore %s: an incomplete swap was undone", i->restore_id);
+        if (i->before == INTENT_STAGING)
+                return abandon_interrupted(w, i, reterr);
+        return settle(w, i, i->before, reterr);
+}
+
+int swap_recover(Work *w, Intent *i, Failure *reterr) {
+        switch (i->state) {
+        case INTENT_STAGING:
+                return abandon_interrupted(w, i, reterr);
+        case INTENT_SWAPPING:
+                return recover_swap(w, i, reterr);
+        case INTENT_CONFIRMING:
+                return swap_confirm(w, i, reterr);
+        case INTENT_ACTIVE:
+        case INTENT_ROLLED_BACK:
+        case INTENT_CONFIRMED:
+        case INTENT_FAILED:
+                break;
+        }
+        return 0;
+}
