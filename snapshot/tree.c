@@ -37,6 +37,13 @@ typedef struct XfsGeometry {
 
 #define XFS_GEOMETRY_IOCTL _IOR('X', 100, XfsGeometry)
 
+/* A directory may be given as O_PATH, on which neither ioctl() nor fsync() works. */
+static int readable(int dirfd) {
+        int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        return fd < 0 ? -errno : fd;
+}
+
 /* `fd` is a directory, opened for reading, of the file system in question. */
 static int file_system_id(int fd, uint8_t ret[16]) {
         struct statfs fs;
@@ -111,9 +118,9 @@ static int identify(int dirfd, const char *name, TreeId *ret) {
         if (S_ISDIR(place.mode) && !(place.ino == BTRFS_STUB_INO && place_is_btrfs(fd)))
                 dir = fd_reopen(fd, O_RDONLY | O_DIRECTORY);
         else
-                dir = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                dir = readable(dirfd);
         if (dir < 0)
-                return dir == -1 ? -errno : dir;
+                return dir;
         r = place_stat(dir, &above);
         if (r >= 0 && above.mount != place.mount)
                 r = -EXDEV; /* a file that is a mount point: the directory says nothing about it */
@@ -203,13 +210,17 @@ static int make_failed(int r, const char *name, Failure *reterr) {
 }
 
 int tree_make_subvolume(int dirfd, const char *name, Failure *reterr) {
-        int r = place_is_name(name) ? btrfs_subvolume_create(dirfd, name) : -EINVAL;
+        _cleanup_close_ int fd = readable(dirfd);
+        int r = fd < 0 ? fd : !place_is_name(name) ? -EINVAL : btrfs_subvolume_create(fd, name);
 
         return r < 0 ? make_failed(r, name, reterr) : 0;
 }
 
 int tree_make_snapshot(int image_fd, int dirfd, const char *name, Failure *reterr) {
-        int r = place_is_name(name) ? btrfs_subvolume_snapshot(image_fd, dirfd, name) : -EINVAL;
+        _cleanup_close_ int fd = readable(dirfd);
+        int r = fd < 0                 ? fd
+                : !place_is_name(name) ? -EINVAL
+                                       : btrfs_subvolume_snapshot(image_fd, fd, name);
 
         return r < 0 ? make_failed(r, name, reterr) : 0;
 }
@@ -225,9 +236,11 @@ int tree_remove(int dirfd,
         r = tree_identify(dirfd, name, &id, reterr);
         if (r < 0)
                 return r;
-        if (id.kind == TREE_SUBVOLUME)
-                r = btrfs_subvolume_delete(dirfd, name);
-        else
+        if (id.kind == TREE_SUBVOLUME) {
+                _cleanup_close_ int fd = readable(dirfd);
+
+                r = fd < 0 ? fd : btrfs_subvolume_delete(fd, name);
+        } else
                 r = fs_remove_tree(dirfd, name, interrupted, userdata);
         if (r >= 0 || r == -ENOENT)
                 return 0;
@@ -318,11 +331,10 @@ static int expect(const Side *a,
                         wrong->name, when);
 }
 
-/* `dirfd` may be O_PATH, which cannot be synced. */
 static int sync_dir(int dirfd) {
-        _cleanup_close_ int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        _cleanup_close_ int fd = readable(dirfd);
 
-        return fd < 0 ? -errno : fs_sync(fd);
+        return fd < 0 ? fd : fs_sync(fd);
 }
 
 static int exchange(const Side *a, const TreeId *id_a, const Side *b, const TreeId *id_b) {
