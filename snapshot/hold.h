@@ -51,7 +51,7 @@ typedef struct HoldParams {
  * Starts one helper per owner and lets each open and read its databases: all that may wait. A database
  * that cannot be opened, or has a hot journal, gets its `failure`; the others go on. Root-owned
  * databases are taken by uid 0 with empty capability sets and no_new_privs, and refused if others may
- * write the directory.
+ * write the directory. A helper dies with the thread that called this.
  */
 int hold_prepare(const HoldParams *params, Hold **ret, Failure *reterr);
 
@@ -68,15 +68,17 @@ int hold_pin(Hold *h, Failure *reterr);
 /*
  * Releases. Fills pause_usec. A database whose helper died, was killed past its deadline or let go
  * by itself before is no longer `held`. Returns the whole hold, from the first lock to the last
- * release, in *ret_pause_usec. Helpers that do not answer are killed: never blocks past a second.
+ * release, in *ret_pause_usec. Helpers that do not answer are killed: never blocks past a second. Call
+ * it after the snapshot: what counts for `held` is that the locks were there when this was called.
  */
 int hold_release(Hold *h, uint64_t *ret_pause_usec, Failure *reterr);
 
 /*
- * After the release: copies one database as it was at the pin (WAL), or in bounded steps (rollback
- * journal, restarting when changed, then in one step as the last resort), with SQLite's backup API, to `fd`: an empty file, which
- * the caller owns and passes on open. The copy has no side files and keeps page size, user_version
- * and journal mode. 0, or negative errno with the failure in reterr.
+ * After the release: copies one database with SQLite's backup API to `fd`, an empty file which the
+ * caller owns and passes open for reading and writing; it is synced. WAL: as it was at the pin (or now, if
+ * it was not pinned; `held` tells). Rollback journal: in slices of at most 250 ms, started again
+ * when a writer came between, and FAIL_BUSY after 24 such starts. The copy has no side files and
+ * keeps page size, user_version and journal mode. 0, or negative errno with the failure in reterr.
  */
 int hold_copy(Hold *h, size_t database, int fd, Failure *reterr);
 
