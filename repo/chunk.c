@@ -11,14 +11,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "repo/format.h"
+
 uint32_t chunk_unit(EntryClass class) {
         switch (class) {
         case ENTRY_CLASS_LARGE:
-                return CHUNK_LARGE_BYTES;
+                return LARGE_UNIT;
         case ENTRY_CLASS_SMALL:
-                return CHUNK_SMALL_BYTES;
+                return SMALL_MAX;
         case ENTRY_CLASS_SQLITE:
-                return CHUNK_SQLITE_BYTES;
+                return SQLITE_UNIT;
         case ENTRY_CLASS_NONE:
                 break;
         }
@@ -30,7 +32,7 @@ EntryClass chunk_class(EntryClass wanted, uint64_t size) {
                 return ENTRY_CLASS_NONE;
         if (wanted == ENTRY_CLASS_SQLITE)
                 return ENTRY_CLASS_SQLITE;
-        return size <= CHUNK_SMALL_BYTES ? ENTRY_CLASS_SMALL : ENTRY_CLASS_LARGE;
+        return size <= SMALL_MAX ? ENTRY_CLASS_SMALL : ENTRY_CLASS_LARGE;
 }
 
 bool chunk_is_zero(const void *data, size_t n) {

@@ -10,10 +10,6 @@
 
 #include "base/entry.h"
 
-#define CHUNK_LARGE_BYTES  ((uint32_t) 1 << 20)
-#define CHUNK_SMALL_BYTES  ((uint32_t) 64 << 10) /* the largest SMALL file */
-#define CHUNK_SQLITE_BYTES ((uint32_t) 64 << 10)
-
 /* Bytes of one unit of a class; 0 for a class that has no content or is unknown. */
 uint32_t chunk_unit(EntryClass class);
 

@@ -16,8 +16,6 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#define PIPE_OUTPUTS_MAX (PIPE_THREADS_MAX + 2)
-
 typedef struct PipeThread {
         Pipeline *pipeline;
         unsigned number;
@@ -29,6 +27,7 @@ struct Pipeline {
         void *userdata;
         unsigned threads, n_outputs;
 
+        pthread_mutex_t shared; /* pipeline_lock(); never taken with `lock` held */
         pthread_mutex_t lock;
         pthread_cond_t work_ready, output_ready, output_free, progress;
 
@@ -157,6 +156,7 @@ int pipeline_new(const PipeOps *ops, void *userdata, unsigned threads, Pipeline 
         p->userdata = userdata;
         p->threads = threads < 1 ? 1 : threads > PIPE_THREADS_MAX ? PIPE_THREADS_MAX : threads;
         p->n_outputs = p->threads + 2;
+        pthread_mutex_init(&p->shared, NULL);
         pthread_mutex_init(&p->lock, NULL);
         pthread_cond_init(&p->work_ready, NULL);
         pthread_cond_init(&p->output_ready, NULL);
@@ -195,6 +195,7 @@ void pipeline_free(Pipeline *p) {
         pthread_cond_destroy(&p->output_ready);
         pthread_cond_destroy(&p->work_ready);
         pthread_mutex_destroy(&p->lock);
+        pthread_mutex_destroy(&p->shared);
         free(p);
 }
 
@@ -213,6 +214,7 @@ static int pipeline_start(Pipeline *p) {
                 p->outputs[i].data = malloc(PIPE_BUFFER_BYTES + PIPE_OUTPUT_EXTRA);
                 if (!p->outputs[i].data)
                         return -ENOMEM;
+                p->outputs[i].number = i;
                 p->outputs[i].next = p->free_outputs;
                 p->free_outputs = &p->outputs[i];
         }
@@ -376,4 +378,12 @@ void pipeline_output_drop(Pipeline *p, PipeOutput *out) {
         p->free_outputs = out;
         pthread_cond_signal(&p->output_free);
         pthread_mutex_unlock(&p->lock);
+}
+
+void pipeline_lock(Pipeline *p) {
+        pthread_mutex_lock(&p->shared);
+}
+
+void pipeline_unlock(Pipeline *p) {
+        pthread_mutex_unlock(&p->shared);
 }

@@ -22,16 +22,19 @@
 #define PIPE_BUFFER_BYTES ((size_t) 1 << 20)
 #define PIPE_BUFFERS      8 /* in flight; a bundle being filled is one of them */
 #define PIPE_THREADS_MAX  4
+#define PIPE_OUTPUTS_MAX  (PIPE_THREADS_MAX + 2)
 #define PIPE_UNITS_MAX    1024 /* members of a bundle, leaves of a database */
 #define PIPE_OUTPUT_EXTRA 4096 /* what sealing may add to a full buffer */
 
 typedef struct Pipeline Pipeline;
 
-/* A piece of a buffer that gets an id of its own. */
+/* A piece of a buffer that gets an id of its own; or, with size 0, a mark that keeps its place. */
 typedef struct PipeUnit {
         uint32_t offset, size;
         uint8_t id[32]; /* filled in by the worker */
-        void *owner;    /* the caller's */
+        void *owner;    /* the caller's, as are the two below */
+        unsigned mark;
+        uint64_t count;
 } PipeUnit;
 
 typedef struct PipeBuffer {
@@ -48,8 +51,7 @@ typedef struct PipeBuffer {
 typedef struct PipeOutput {
         uint8_t *data; /* PIPE_BUFFER_BYTES + PIPE_OUTPUT_EXTRA */
         size_t size;
-        uint64_t offset; /* the worker's, for the writer, as is `target` */
-        void *target;
+        unsigned number;         /* fixed, below PIPE_OUTPUTS_MAX */
         struct PipeOutput *next; /* the pipeline's */
 } PipeOutput;
 
@@ -87,3 +89,7 @@ int pipeline_drain(Pipeline *p, Failure *reterr);
 int pipeline_output_take(Pipeline *p, PipeOutput **ret);
 void pipeline_output_put(Pipeline *p, PipeOutput *output);
 void pipeline_output_drop(Pipeline *p, PipeOutput *output);
+
+/* Any thread: the mutex for what worker threads share with each other and with the caller. */
+void pipeline_lock(Pipeline *p);
+void pipeline_unlock(Pipeline *p);
