@@ -242,8 +242,8 @@ static int set_option(Cli *cli, OptionId id, const char *text) {
                 break;
         case OPTION_PATH:
                 if (o->n_paths >= CLI_PATHS_MAX)
-                        return usage_error(cli, "--path can be given 64 times, no more%s%s", "",
-                                           "");
+                        return usage_error(cli, "--path can be given %d times, no more",
+                                           CLI_PATHS_MAX);
                 o->paths[o->n_paths++] = text;
                 break;
         case OPTION_LEVEL:
@@ -259,11 +259,11 @@ static int set_option(Cli *cli, OptionId id, const char *text) {
         return 0;
 }
 
-static const OptionInfo *option_info(int id) {
+static const char *option_name(int id) {
         for (size_t i = 0; i < ELEMENTSOF(option_table); i++)
                 if ((int) option_table[i].id == id)
-                        return &option_table[i];
-        return NULL;
+                        return option_table[i].name;
+        return "?";
 }
 
 static const Verb *find_verb(const char *name) {
@@ -303,7 +303,7 @@ static int check_verb(Cli *cli, const Verb *verb, const char *given) {
         for (const char *p = given; *p; p++)
                 if (!option_fits(verb, (OptionId) *p))
                         return usage_error(cli, "--%s is no option of 'holdpoint %s'",
-                                           option_info(*p)->name, verb->name);
+                                           option_name(*p), verb->name);
         if (cli->n_operands < verb->min)
                 return usage_error(cli, "'holdpoint %s' needs %s", verb->name, verb->operands);
         if (cli->n_operands > verb->max)

@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "cli/client.h"
 #include "cli/fields.h"
 #include "cli/output.h"
@@ -33,18 +35,44 @@ static int print_table(Cli *cli, json_object *rows) {
         return output_table_print(t) < 0 ? cli_oom(&cli->error) : 0;
 }
 
+static bool holds(json_object *row, const char *service) {
+        json_object *services = field_list(row, "services");
+        size_t n = services ? json_object_array_length(services) : 0;
+
+        for (size_t i = 0; i < n; i++)
+                if (strcmp(json_object_get_string(json_object_array_get_idx(services, i)),
+                           service) == 0)
+                        return true;
+        return false;
+}
+
+/* Those of one service. Owned. */
+static json_object *filter(json_object *rows, const char *service) {
+        _cleanup_json_ json_object *kept = json_object_new_array();
+
+        for (size_t i = 0; kept && i < json_object_array_length(rows); i++) {
+                json_object *row = json_object_array_get_idx(rows, i);
+
+                if ((!service || holds(row, service)) &&
+                    json_object_array_add(kept, json_object_get(row)) < 0) {
+                        json_object_put(row);
+                        return NULL;
+                }
+        }
+        return TAKE_PTR(kept);
+}
+
 int verb_restores(Cli *cli) {
-        _cleanup_json_ json_object *options = json_object_new_object(), *reply = NULL, *o = NULL;
-        ClientCall call = { .method = "ListRestores", .has_options = true, .options = options };
-        json_object *rows;
+        _cleanup_json_ json_object *reply = NULL, *rows = NULL, *o = NULL;
+        ClientCall call = { .method = "ListRestores", .has_options = true };
         int r;
 
-        if (!options || cli_put_string(options, "service", cli->options.service) < 0)
-                return cli_oom(&cli->error);
         r = client_call(cli->client, &call, &reply, &cli->error);
         if (r < 0)
                 return r;
-        rows = json_object_array_get_idx(reply, 0);
+        rows = filter(json_object_array_get_idx(reply, 0), cli->options.service);
+        if (!rows)
+                return cli_oom(&cli->error);
         if (!cli->options.json)
                 return json_object_array_length(rows) > 0 ? print_table(cli, rows) : 0;
         o = json_object_new_object();

@@ -29,7 +29,7 @@ static int print_databases(Cli *cli, json_object *rows) {
                 json_object *d = json_object_array_get_idx(rows, i);
                 char pause[OUTPUT_CELL_MAX];
                 const char *cells[] = { any_text(d, "path"), any_text(d, "owner"),
-                                        any_text(d, "capture"), pause, any_text(d, "check") };
+                                        any_text(d, "captured"), pause, any_text(d, "check") };
 
                 output_duration(field_u64(d, "pause_usec"), pause);
                 if (output_table_add(t, cells) < 0)
