@@ -14,7 +14,7 @@ typedef struct Buf {
 } Buf;
 
 #define BUF_DEFAULT_MAX ((size_t) 64 << 20)
-#define BUF_INIT(limit) ((Buf) { .max = (limit) })
+#define BUF_INIT(limit) ((Buf){ .max = (limit) })
 
 void buf_done(Buf *b);
 

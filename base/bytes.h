@@ -43,7 +43,7 @@ typedef struct Reader {
         bool failed;
 } Reader;
 
-#define READER_INIT(data, size) ((Reader) { .p = (data), .end = (data) + (size) })
+#define READER_INIT(data, size) ((Reader){ .p = (data), .end = (data) + (size) })
 
 /* The next `n` bytes, borrowed from the input, or NULL if there are fewer. */
 static inline const uint8_t *reader_bytes(Reader *r, size_t n) {

@@ -1,9 +1,10 @@
 #pragma once
 
 /*
- * Root's configuration: holdpoint.conf, its drop-ins, services.d/NAME.conf (design: docs/man/holdpoint.conf.5).
- * Agent and worker read the same files. An unknown section or key, a bad value, a relative path or two
- * services claiming one path is an error that names file and line.
+ * Root's configuration: holdpoint.conf, its drop-ins, services.d/NAME.conf (design:
+ * docs/man/holdpoint.conf.5). Agent and worker read the same files. An unknown section or key, a
+ * bad value, a relative path or two services claiming one path is an error that names file and
+ * line.
  */
 
 #include <stdbool.h>
@@ -13,10 +14,19 @@
 #include "base/cleanup.h"
 #include "base/fail.h"
 
-typedef enum ConfigDatabases { CONFIG_DATABASES_AUTO, CONFIG_DATABASES_NONE, CONFIG_DATABASES_LIST } ConfigDatabases;
+typedef enum ConfigDatabases {
+        CONFIG_DATABASES_AUTO,
+        CONFIG_DATABASES_NONE,
+        CONFIG_DATABASES_LIST
+} ConfigDatabases;
 typedef enum ConfigCapture { CONFIG_CAPTURE_AUTO, CONFIG_CAPTURE_ONLINE_BACKUP } ConfigCapture;
 typedef enum ConfigCheck { CONFIG_CHECK_CHANGED, CONFIG_CHECK_AGE, CONFIG_CHECK_NEVER } ConfigCheck;
-typedef enum ConfigSnapshot { CONFIG_SNAPSHOT_AUTO, CONFIG_SNAPSHOT_BTRFS, CONFIG_SNAPSHOT_LVM, CONFIG_SNAPSHOT_NONE } ConfigSnapshot;
+typedef enum ConfigSnapshot {
+        CONFIG_SNAPSHOT_AUTO,
+        CONFIG_SNAPSHOT_BTRFS,
+        CONFIG_SNAPSHOT_LVM,
+        CONFIG_SNAPSHOT_NONE
+} ConfigSnapshot;
 
 typedef struct ConfigStrings {
         char **items;
@@ -27,7 +37,7 @@ typedef struct ConfigService {
         char *name;
         char *file; /* where it was read from, for messages */
         char *description;
-        ConfigStrings paths;     /* clean, absolute, sorted by text_path_compare(), not overlapping */
+        ConfigStrings paths; /* clean, absolute, sorted by text_path_compare(), not overlapping */
         ConfigStrings excludes;
         ConfigDatabases databases;
         ConfigStrings database_paths; /* CONFIG_DATABASES_LIST: each below one of `paths` */
@@ -42,12 +52,12 @@ typedef struct ConfigService {
 } ConfigService;
 
 typedef struct Config {
-        uint32_t max_queued_jobs, max_queued_jobs_per_user;  /* [Agent] */
-        char *repository_path;                               /* [Repository] */
+        uint32_t max_queued_jobs, max_queued_jobs_per_user; /* [Agent] */
+        char *repository_path;                              /* [Repository] */
         uint32_t compression_level, pack_size_mib;
-        uint32_t lock_timeout_msec, max_hold_msec;           /* [Hold] */
-        bool fail_on_timeout;                                /* OnTimeout=fail */
-        ConfigService *services; /* sorted by name */
+        uint32_t lock_timeout_msec, max_hold_msec; /* [Hold] */
+        bool fail_on_timeout;                      /* OnTimeout=fail */
+        ConfigService *services;                   /* sorted by name */
         size_t n_services;
 } Config;
 

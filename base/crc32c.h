@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * CRC-32C (Castagnoli, reflected polynomial 0x82f63b78; RFC 3720 appendix B.4): finds torn and rotten
- * bytes without a key. It protects against accidents only.
+ * CRC-32C (Castagnoli, reflected polynomial 0x82f63b78; RFC 3720 appendix B.4): finds torn and
+ * rotten bytes without a key. It protects against accidents only.
  */
 
 #include <stddef.h>

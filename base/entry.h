@@ -42,16 +42,16 @@ typedef struct Entry {
         uint32_t uid, gid;
         int64_t mtime_sec; /* may be before 1970 */
         uint32_t mtime_nsec;
-        uint32_t flags;              /* FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL, FS_NOATIME_FL,
-                                        FS_NOCOW_FL, FS_COMPR_FL as the kernel numbers them */
-        uint64_t size;               /* files: bytes; else 0 */
-        uint32_t major, minor;       /* devices */
-        const char *target;          /* symbolic link: its text; hard link: absolute path */
-        const EntryXattr *xattrs;    /* sorted by name; ACLs and capabilities are among them */
+        uint32_t flags;           /* FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL, FS_NOATIME_FL,
+                                     FS_NOCOW_FL, FS_COMPR_FL as the kernel numbers them */
+        uint64_t size;            /* files: bytes; else 0 */
+        uint32_t major, minor;    /* devices */
+        const char *target;       /* symbolic link: its text; hard link: absolute path */
+        const EntryXattr *xattrs; /* sorted by name; ACLs and capabilities are among them */
         size_t n_xattrs;
-        bool sparse;                 /* the file had holes */
+        bool sparse; /* the file had holes */
         EntryClass class;
-        const uint8_t *content;      /* encoded chunk list, opaque outside repo/; may be NULL */
+        const uint8_t *content; /* encoded chunk list, opaque outside repo/; may be NULL */
         size_t content_size;
 } Entry;
 

@@ -10,10 +10,9 @@ typedef struct FailInfo {
         const char *text;
 } FailInfo;
 
-static const FailInfo fail_table[FAIL_N] = {
-        [FAIL_NONE] = { "None", 0, "no error" },
+static const FailInfo fail_table[FAIL_N] = { [FAIL_NONE] = { "None", 0, "no error" },
 #define X(code, bus, exit_code, text) [code] = { bus, exit_code, text },
-        FAIL_CODES(X)
+                                             FAIL_CODES(X)
 #undef X
 };
 

@@ -51,7 +51,7 @@ typedef struct Failure {
         char text[1024];
 } Failure;
 
-#define FAILURE_INIT ((Failure) { .code = FAIL_NONE })
+#define FAILURE_INIT ((Failure){ .code = FAIL_NONE })
 
 /*
  * Fills `reterr` if not NULL (keeping a failure that is already there) and returns -errnum.

@@ -75,8 +75,8 @@ int fd_pwrite_full(int fd, const void *data, size_t n, uint64_t offset) {
         size_t done = 0;
 
         while (done < n) {
-                ssize_t r = pwrite(fd, (const char *) data + done, n - done,
-                                   (off_t) (offset + done));
+                ssize_t r =
+                        pwrite(fd, (const char *) data + done, n - done, (off_t) (offset + done));
 
                 if (r < 0 && errno == EINTR)
                         continue;

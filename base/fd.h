@@ -18,8 +18,8 @@ int fd_write_full(int fd, const void *data, size_t n);
 int fd_pwrite_full(int fd, const void *data, size_t n, uint64_t offset);
 
 /*
- * Opens `path` below `dirfd` with openat2: beneath it, no magic links, no symbolic links at all, and
- * with `xdev` false no mount crossed. O_CLOEXEC is added. Returns an fd or a negative errno.
+ * Opens `path` below `dirfd` with openat2: beneath it, no magic links, no symbolic links at all,
+ * and with `xdev` false no mount crossed. O_CLOEXEC is added. Returns an fd or a negative errno.
  */
 int fd_open_beneath(int dirfd, const char *path, int flags, mode_t mode, bool xdev);
 

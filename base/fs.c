@@ -141,7 +141,8 @@ int fs_unlink_durable(int dirfd, const char *name) {
         return fs_sync(dirfd);
 }
 
-/* Immutable and append-only files cannot be unlinked; their owner is a tree we are told to remove. */
+/* Immutable and append-only files cannot be unlinked; their owner is a tree we are told to remove.
+ */
 static void clear_flags(int dirfd, const char *name) {
         _cleanup_close_ int fd = -1;
         int flags;
@@ -166,9 +167,12 @@ static int remove_one(int dirfd, const char *name, int flags) {
         return errno == ENOENT ? 0 : -errno;
 }
 
-static int remove_level(
-        int dirfd, const char *name, dev_t dev, unsigned depth, bool (*interrupted)(void *),
-        void *userdata) {
+static int remove_level(int dirfd,
+                        const char *name,
+                        dev_t dev,
+                        unsigned depth,
+                        bool (*interrupted)(void *),
+                        void *userdata) {
         _cleanup_dir_ DIR *d = NULL;
         struct dirent *e;
         struct stat st;
@@ -198,7 +202,8 @@ static int remove_level(
                 if (interrupted && interrupted(userdata))
                         return -ECANCELED;
                 if (e->d_type == DT_DIR || e->d_type == DT_UNKNOWN)
-                        r = remove_level(fd, e->d_name, st.st_dev, depth + 1, interrupted, userdata);
+                        r = remove_level(fd, e->d_name, st.st_dev, depth + 1, interrupted,
+                                         userdata);
                 else
                         r = remove_one(fd, e->d_name, 0);
                 if (r < 0)

@@ -19,7 +19,8 @@ json_object *json_parse(const char *text, size_t n) {
                 return NULL;
         json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
         o = json_tokener_parse_ex(t, text, (int) n);
-        if (json_tokener_get_error(t) != json_tokener_success || json_tokener_get_parse_end(t) != n) {
+        if (json_tokener_get_error(t) != json_tokener_success ||
+            json_tokener_get_parse_end(t) != n) {
                 json_object_put(o);
                 o = NULL;
         }

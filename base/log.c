@@ -70,7 +70,7 @@ static void write_journal(int level, const char *text) {
                 write_stderr(level, text);
                 return;
         }
-        iov[n++] = (struct iovec) { message, strlen(message) };
+        iov[n++] = (struct iovec){ message, strlen(message) };
         (void) snprintf(fields[f++], sizeof(fields[0]), "PRIORITY=%d", level);
         (void) snprintf(fields[f++], sizeof(fields[0]), "SYSLOG_IDENTIFIER=%s", log_state.program);
         if (log_state.job)
@@ -85,7 +85,7 @@ static void write_journal(int level, const char *text) {
                 (void) snprintf(fields[f++], sizeof(fields[0]), HP_FIELD_PHASE "=%s",
                                 log_state.phase);
         for (int i = 0; i < f; i++)
-                iov[n++] = (struct iovec) { fields[i], strlen(fields[i]) };
+                iov[n++] = (struct iovec){ fields[i], strlen(fields[i]) };
         if (sd_journal_sendv(iov, n) < 0)
                 write_stderr(level, text);
 }

@@ -2,16 +2,16 @@
 
 /*
  * Log lines with structured fields: to the journal when stderr is connected to it or the journal's
- * socket exists, else to stderr. Library folders log at debug level only; one line per error, at the
- * place that stops passing it on. No secrets, no file contents; control characters are escaped.
+ * socket exists, else to stderr. Library folders log at debug level only; one line per error, at
+ * the place that stops passing it on. No secrets, no file contents; control characters are escaped.
  */
 
 #include <stdint.h>
 #include <syslog.h>
 
 typedef struct LogContext {
-        uint32_t job;        /* 0: none */
-        const char *backup;  /* NULL: none, as all below */
+        uint32_t job;       /* 0: none */
+        const char *backup; /* NULL: none, as all below */
         const char *service;
         const char *phase;
         const char *result;
@@ -20,7 +20,8 @@ typedef struct LogContext {
 /* Names the program in lines on stderr; `program` is borrowed for ever. */
 void log_open(const char *program);
 
-/* LOG_DEBUG shows everything; the default is LOG_INFO. HOLDPOINT_DEBUG=1 sets LOG_DEBUG in log_open. */
+/* LOG_DEBUG shows everything; the default is LOG_INFO. HOLDPOINT_DEBUG=1 sets LOG_DEBUG in
+ * log_open. */
 void log_set_max_level(int level);
 
 /* Fields of the running job that all further lines carry; copied. NULL clears them. */

@@ -4,13 +4,13 @@
  * Every well-known string: bus names, paths, environment, log fields, directories.
  */
 
-#define HP_BUS_NAME          "org.holdpoint.Backup1"
-#define HP_BUS_ROOT          "/org/holdpoint/Backup1"
-#define HP_BUS_JOB_PREFIX    "/org/holdpoint/Backup1/job"
-#define HP_IFACE_MANAGER     "org.holdpoint.Backup1.Manager"
-#define HP_IFACE_JOB         "org.holdpoint.Backup1.Job"
-#define HP_BUS_ERROR_PREFIX  "org.holdpoint.Backup1.Error."
-#define HP_POLKIT_PREFIX     "org.holdpoint.backup1."
+#define HP_BUS_NAME         "org.holdpoint.Backup1"
+#define HP_BUS_ROOT         "/org/holdpoint/Backup1"
+#define HP_BUS_JOB_PREFIX   "/org/holdpoint/Backup1/job"
+#define HP_IFACE_MANAGER    "org.holdpoint.Backup1.Manager"
+#define HP_IFACE_JOB        "org.holdpoint.Backup1.Job"
+#define HP_BUS_ERROR_PREFIX "org.holdpoint.Backup1.Error."
+#define HP_POLKIT_PREFIX    "org.holdpoint.backup1."
 
 #define HP_ENV_CONFIGURATION "CONFIGURATION_DIRECTORY"
 #define HP_ENV_STATE         "STATE_DIRECTORY"

@@ -27,7 +27,7 @@ int proto_send(int socket, json_object *message, const int *fds, size_t n_fds) {
 
         if (!text)
                 return -ENOMEM;
-        iov = (struct iovec) { .iov_base = (char *) text, .iov_len = strlen(text) };
+        iov = (struct iovec){ .iov_base = (char *) text, .iov_len = strlen(text) };
         if (iov.iov_len > PROTO_MESSAGE_MAX || n_fds > PROTO_FDS_MAX)
                 return -EMSGSIZE;
         if (n_fds > 0) {

@@ -19,15 +19,15 @@ typedef struct ProtoFds {
         size_t n;
 } ProtoFds;
 
-#define PROTO_FDS_INIT ((ProtoFds) { .n = 0 })
+#define PROTO_FDS_INIT ((ProtoFds){ .n = 0 })
 
 /* Closes what is left. Set an entry to -1 to keep that descriptor. */
 void proto_fds_done(ProtoFds *fds);
 #define _cleanup_proto_fds_ _cleanup_(proto_fds_done)
 
 /*
- * Sends `message` (borrowed) with `fds` (borrowed). Blocks while the peer's queue is full, unless the
- * socket is non-blocking (then -EAGAIN). 0; -EPIPE when the peer is gone; -EMSGSIZE.
+ * Sends `message` (borrowed) with `fds` (borrowed). Blocks while the peer's queue is full, unless
+ * the socket is non-blocking (then -EAGAIN). 0; -EPIPE when the peer is gone; -EMSGSIZE.
  */
 int proto_send(int socket, json_object *message, const int *fds, size_t n_fds);
 

@@ -12,7 +12,7 @@ int secret_new(Secret *ret, size_t n) {
         (void) mlock(p, n); /* best effort: a low limit must not stop a backup */
         (void) madvise(p, n, MADV_DONTDUMP);
         (void) madvise(p, n, MADV_WIPEONFORK);
-        *ret = (Secret) { .data = p, .size = n };
+        *ret = (Secret){ .data = p, .size = n };
         return 0;
 }
 

@@ -12,7 +12,7 @@ typedef struct Secret {
         size_t size;
 } Secret;
 
-#define SECRET_INIT ((Secret) { .data = NULL })
+#define SECRET_INIT ((Secret){ .data = NULL })
 
 /* Allocates `n` zero bytes. 0 or -ENOMEM. */
 int secret_new(Secret *ret, size_t n);

@@ -10,7 +10,8 @@
 
 #include "base/cleanup.h"
 
-/* Length of the valid UTF-8 sequence at `s`, 0 if there is none (RFC 3629: no surrogates, no overlong). */
+/* Length of the valid UTF-8 sequence at `s`, 0 if there is none (RFC 3629: no surrogates, no
+ * overlong). */
 static size_t utf8_length(const uint8_t *s) {
         uint32_t c;
         size_t n;
@@ -38,8 +39,7 @@ static size_t utf8_length(const uint8_t *s) {
 
 /* True for C0, DEL and C1 controls: bytes that could drive a terminal. */
 static bool utf8_is_control(const uint8_t *s, size_t n) {
-        return (n == 1 && (s[0] < 0x20 || s[0] == 0x7f)) ||
-               (n == 2 && s[0] == 0xc2 && s[1] < 0xa0);
+        return (n == 1 && (s[0] < 0x20 || s[0] == 0x7f)) || (n == 2 && s[0] == 0xc2 && s[1] < 0xa0);
 }
 
 char *text_escape(const char *bytes) {
@@ -149,8 +149,8 @@ bool text_is_service_name(const char *s) {
         if (n < 1 || n > 63 || !(s[0] >= 'a' && s[0] <= 'z'))
                 return false;
         for (size_t i = 1; i < n; i++)
-                if (!(s[i] >= 'a' && s[i] <= 'z') && !(s[i] >= '0' && s[i] <= '9') &&
-                    s[i] != '_' && s[i] != '-')
+                if (!(s[i] >= 'a' && s[i] <= 'z') && !(s[i] >= '0' && s[i] <= '9') && s[i] != '_' &&
+                    s[i] != '-')
                         return false;
         return true;
 }

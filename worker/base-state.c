@@ -139,7 +139,8 @@ int base_reader_open(int base_dirfd, const char *service, BaseReader **ret) {
         if (!b->file)
                 fd_close(fd);
         if (!b->file || !read_header(b)) {
-                log_warning("base state of service %s is damaged: reading everything again", service);
+                log_warning("base state of service %s is damaged: reading everything again",
+                            service);
                 base_reader_free(b);
                 return 0;
         }
@@ -200,14 +201,18 @@ static bool advance(BaseReader *b) {
         return true;
 }
 
-static int key_compare(const char *dir_a, const char *name_a, const char *dir_b, const char *name_b) {
+static int
+key_compare(const char *dir_a, const char *name_a, const char *dir_b, const char *name_b) {
         int c = text_path_compare(dir_a, dir_b);
 
         return c ? c : strcmp(name_a, name_b);
 }
 
-int base_reader_find(
-        BaseReader *b, const char *dir, const char *name, Entry *ret, EntryLocal *ret_local) {
+int base_reader_find(BaseReader *b,
+                     const char *dir,
+                     const char *name,
+                     Entry *ret,
+                     EntryLocal *ret_local) {
         int c = -1;
 
         while ((b->have || advance(b)) &&
@@ -253,22 +258,26 @@ static int write_header(BaseWriter *b, const char *backup_id, const char *signat
         return r < 0 ? r : flush_frame(b);
 }
 
-int base_writer_new(
-        int base_dirfd, const char *service, const char *backup_id, const char *signature,
-        BaseWriter **ret, Failure *reterr) {
+int base_writer_new(int base_dirfd,
+                    const char *service,
+                    const char *backup_id,
+                    const char *signature,
+                    BaseWriter **ret,
+                    Failure *reterr) {
         BaseWriter *b = calloc(1, sizeof(*b));
         int fd, r = -ENOMEM;
 
         if (!b)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "base state of service %s", service);
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "base state of service %s",
+                                  service);
         b->dirfd = base_dirfd;
         b->frame = BUF_INIT(BASE_FRAME_MAX);
         b->encoded = BUF_INIT(BASE_FRAME_MAX);
         b->name = strdup(service);
         b->tmp = text_printf(".%s.new", service);
         if (b->name && b->tmp) {
-                fd = openat(base_dirfd, b->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
-                            0600);
+                fd = openat(base_dirfd, b->tmp,
+                            O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
                 b->file = fd < 0 ? NULL : fdopen(fd, "w");
                 r = b->file ? write_header(b, backup_id, signature) : -errno;
         }

@@ -30,8 +30,9 @@ static bool can_match_below(const ArcRules *rules, const char *dir) {
                 size_t n = strlen(prefix), k = strlen(dir);
 
                 /* Either lies on the way to the other. */
-                if (n == 0 || k == 0 || (n >= k && strncmp(prefix, dir, k) == 0 &&
-                                         (prefix[k] == '/' || prefix[k] == 0)) ||
+                if (n == 0 || k == 0 ||
+                    (n >= k && strncmp(prefix, dir, k) == 0 &&
+                     (prefix[k] == '/' || prefix[k] == 0)) ||
                     (k > n && strncmp(prefix, dir, n) == 0 && dir[n] == '/'))
                         return true;
         }
@@ -75,9 +76,11 @@ static int find_level(const Finder *f, int dirfd, const char *dir, unsigned dept
         return r < 0 ? r : -errno;
 }
 
-int carry_find(
-        int treefd, const ArcRules *rules, int (*on_path)(void *userdata, const char *relative),
-        void *userdata, Failure *reterr) {
+int carry_find(int treefd,
+               const ArcRules *rules,
+               int (*on_path)(void *userdata, const char *relative),
+               void *userdata,
+               Failure *reterr) {
         Finder f = { .rules = rules, .on_path = on_path, .userdata = userdata };
         int copy, r;
 
@@ -104,7 +107,8 @@ static int open_parent(int treefd, const char *relative, const char **ret_name) 
         return dir ? fd_open_beneath(treefd, dir, O_RDONLY | O_DIRECTORY, 0, false) : -ENOMEM;
 }
 
-/* Makes one missing directory of `to` like the one in `from`: owner and mode, times follow later. */
+/* Makes one missing directory of `to` like the one in `from`: owner and mode, times follow later.
+ */
 static int make_like(int from, int to, const char *dir) {
         const char *name;
         _cleanup_close_ int source = -1, parent = -1, made = -1;
@@ -161,9 +165,13 @@ int carry_clear(int treefd, const ArcRules *rules, Failure *reterr) {
         return carry_find(treefd, rules, clear_one, &c, reterr);
 }
 
-int carry_copy(
-        int from, int to, const char *relative, bool (*interrupted)(void *), void *userdata,
-        uint64_t *ret_bytes, Failure *reterr) {
+int carry_copy(int from,
+               int to,
+               const char *relative,
+               bool (*interrupted)(void *),
+               void *userdata,
+               uint64_t *ret_bytes,
+               Failure *reterr) {
         const char *name;
         _cleanup_close_ int source = -1, target = -1;
         int r = make_parents(from, to, relative);

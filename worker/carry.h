@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * What a backup does not hold (its excluded paths) goes over from the tree that leaves to the tree that
- * comes: by rename inside one file system or subvolume, by copy between subvolumes.
+ * What a backup does not hold (its excluded paths) goes over from the tree that leaves to the tree
+ * that comes: by rename inside one file system or subvolume, by copy between subvolumes.
  */
 
 #include "archive/arc.h"
@@ -11,17 +11,23 @@
  * Finds the topmost excluded paths that exist below `treefd`; `on_path` gets them relative to it.
  * Directories are descended into only where a rule can match. A negative result ends it.
  */
-int carry_find(
-        int treefd, const ArcRules *rules, int (*on_path)(void *userdata, const char *relative),
-        void *userdata, Failure *reterr);
+int carry_find(int treefd,
+               const ArcRules *rules,
+               int (*on_path)(void *userdata, const char *relative),
+               void *userdata,
+               Failure *reterr);
 
 /* Removes them. */
 int carry_clear(int treefd, const ArcRules *rules, Failure *reterr);
 
 /* Copies one from `from` to `to`; missing parents are made like those in `from`. */
-int carry_copy(
-        int from, int to, const char *relative, bool (*interrupted)(void *), void *userdata,
-        uint64_t *ret_bytes, Failure *reterr);
+int carry_copy(int from,
+               int to,
+               const char *relative,
+               bool (*interrupted)(void *),
+               void *userdata,
+               uint64_t *ret_bytes,
+               Failure *reterr);
 
 /*
  * Moves one by rename. `back` is the undo after a crash: what is not in `from` is taken as moved

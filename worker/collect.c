@@ -15,10 +15,14 @@
 
 #define UNSTABLE_TRIES 3
 
-int collect_init(
-        Collect *c, Work *w, Source *s, Repo *repo, const char *backup_id, bool include_files,
-        Failure *reterr) {
-        *c = (Collect) {
+int collect_init(Collect *c,
+                 Work *w,
+                 Source *s,
+                 Repo *repo,
+                 const char *backup_id,
+                 bool include_files,
+                 Failure *reterr) {
+        *c = (Collect){
                 .work = w,
                 .source = s,
                 .repo = repo,
@@ -53,8 +57,8 @@ int collect_problem(Collect *c, const char *service, const char *path, const Fai
         log_warning("service %s: %s", service, why->text);
         if (c->n_problems++ >= COLLECT_PROBLEMS_MAX)
                 return 0;
-        if (!o || json_put_string(o, "service", service) < 0 || json_put_path(o, "path", path) < 0 ||
-            json_put(o, "error", proto_failure(why)) < 0 ||
+        if (!o || json_put_string(o, "service", service) < 0 ||
+            json_put_path(o, "path", path) < 0 || json_put(o, "error", proto_failure(why)) < 0 ||
             json_object_array_add(c->problems, json_object_get(o)) < 0)
                 return -ENOMEM;
         return 0;
@@ -67,8 +71,8 @@ static char *signature_of(const ConfigService *s) {
         char *text = strdup("");
 
         for (size_t i = 0; text && i < s->paths.n + s->excludes.n; i++) {
-                const char *item = i < s->paths.n ? s->paths.items[i]
-                                                  : s->excludes.items[i - s->paths.n];
+                const char *item =
+                        i < s->paths.n ? s->paths.items[i] : s->excludes.items[i - s->paths.n];
                 char *longer = text_printf("%s%c%s\n", text, i < s->paths.n ? '+' : '-', item);
 
                 free(text);
@@ -95,7 +99,8 @@ static int begin_service(Collect *c, size_t i, Failure *reterr) {
         if (c->base && !c->parent_id && repo_has_backup(c->repo, base_reader_backup(c->base)))
                 c->parent_id = strdup(base_reader_backup(c->base));
         free(TAKE_PTR(c->dir));
-        return base_writer_new(c->base_dir, s->name, c->backup_id, signature, &c->writers[i], reterr);
+        return base_writer_new(c->base_dir, s->name, c->backup_id, signature, &c->writers[i],
+                               reterr);
 }
 
 static int enter(Collect *c, const char *service, const char *dir, Failure *reterr) {
@@ -146,15 +151,18 @@ static void count(Collect *c, uint64_t size) {
 /* ---- what the walk calls ---- */
 
 static bool same_local(const EntryLocal *a, const EntryLocal *b) {
-        return a->ino == b->ino && a->size == b->size && a->mode == b->mode && a->nlink == b->nlink &&
-               a->uid == b->uid && a->gid == b->gid && a->mtime_sec == b->mtime_sec &&
-               a->mtime_nsec == b->mtime_nsec && a->ctime_sec == b->ctime_sec &&
-               a->ctime_nsec == b->ctime_nsec;
+        return a->ino == b->ino && a->size == b->size && a->mode == b->mode &&
+               a->nlink == b->nlink && a->uid == b->uid && a->gid == b->gid &&
+               a->mtime_sec == b->mtime_sec && a->mtime_nsec == b->mtime_nsec &&
+               a->ctime_sec == b->ctime_sec && a->ctime_nsec == b->ctime_nsec;
 }
 
-static int on_known(
-        void *userdata, const char *service, const char *dir, const char *name,
-        const EntryLocal *local, Failure *reterr) {
+static int on_known(void *userdata,
+                    const char *service,
+                    const char *dir,
+                    const char *name,
+                    const EntryLocal *local,
+                    Failure *reterr) {
         Collect *c = userdata;
         const SourceDatabase *d;
         EntryLocal old;
@@ -238,10 +246,14 @@ static int add_entry(Collect *c, const Entry *e, const EntryLocal *local, int fd
         return repo_session_add(c->session, e, local, fd, false, f);
 }
 
-/* A database that was copied is archived from its copy, under the live file's name and attributes. */
-static int add_database(
-        Collect *c, SourceDatabase *d, const Entry *entry, const EntryLocal *local, int fd,
-        Failure *f) {
+/* A database that was copied is archived from its copy, under the live file's name and attributes.
+ */
+static int add_database(Collect *c,
+                        SourceDatabase *d,
+                        const Entry *entry,
+                        const EntryLocal *local,
+                        int fd,
+                        Failure *f) {
         Entry e = *entry;
 
         e.class = ENTRY_CLASS_SQLITE;
@@ -254,8 +266,8 @@ static int add_database(
         return repo_session_add(c->session, &e, local, d->copy_fd, false, f);
 }
 
-static int on_entry(
-        void *userdata, const Entry *entry, const EntryLocal *local, int fd, Failure *reterr) {
+static int
+on_entry(void *userdata, const Entry *entry, const EntryLocal *local, int fd, Failure *reterr) {
         Collect *c = userdata;
         Failure f = FAILURE_INIT;
         SourceDatabase *d;
@@ -291,9 +303,10 @@ static int on_problem(void *userdata, const char *service, const char *path, con
                 return 0;
         }
         if (why->code == FAIL_SNAPSHOT_FAILED)
-                return fail_set(c->reterr, FAIL_SNAPSHOT_FAILED, EXDEV,
-                                "service %s: %s is a nested subvolume, which a snapshot leaves empty",
-                                service, path);
+                return fail_set(
+                        c->reterr, FAIL_SNAPSHOT_FAILED, EXDEV,
+                        "service %s: %s is a nested subvolume, which a snapshot leaves empty",
+                        service, path);
         return collect_problem(c, service, path, why);
 }
 
@@ -393,11 +406,12 @@ int collect_walk(Collect *c, const Point *p, Failure *reterr) {
                                             O_PATH | O_NOFOLLOW);
 
                 if (fd < 0)
-                        r = fail_errno(reterr, FAIL_SOURCE_MISSING, -fd, "%s in the image", path->path);
-                roots[i] = (ArcRoot) { .service = s->services[path->service].config->name,
-                                       .path = path->path,
-                                       .fd = fd,
-                                       .rules = s->services[path->service].rules };
+                        r = fail_errno(reterr, FAIL_SOURCE_MISSING, -fd, "%s in the image",
+                                       path->path);
+                roots[i] = (ArcRoot){ .service = s->services[path->service].config->name,
+                                      .path = path->path,
+                                      .fd = fd,
+                                      .rules = s->services[path->service].rules };
         }
         if (r >= 0)
                 r = arc_walk(roots, s->n_paths, &sink, reterr);

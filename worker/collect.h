@@ -24,21 +24,25 @@ typedef struct Collect {
 
         size_t service; /* being walked; SIZE_MAX before the first */
         BaseReader *base;
-        bool base_trusted;  /* its backup is still there: chunks need no look-up */
-        bool base_same;     /* made with the same paths and rules */
+        bool base_trusted;    /* its backup is still there: chunks need no look-up */
+        bool base_same;       /* made with the same paths and rules */
         BaseWriter **writers; /* one per service */
-        char *dir; /* of the entries that come now */
+        char *dir;            /* of the entries that come now */
         bool dir_has_database;
 
-        char *parent_id; /* the base's backup, of the first service */
+        char *parent_id;       /* the base's backup, of the first service */
         json_object *problems; /* list of {service, path, error} */
         uint64_t n_problems, n_unstable, n_sockets;
         uint64_t files;
 } Collect;
 
-int collect_init(
-        Collect *c, Work *w, Source *s, Repo *repo, const char *backup_id, bool include_files,
-        Failure *reterr);
+int collect_init(Collect *c,
+                 Work *w,
+                 Source *s,
+                 Repo *repo,
+                 const char *backup_id,
+                 bool include_files,
+                 Failure *reterr);
 void collect_done(Collect *c);
 
 /* Session callback: writes the next base state. */

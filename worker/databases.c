@@ -36,9 +36,10 @@ static int put_state(json_object *o, const char *key, const SourceFileState *f) 
 
         if (!v)
                 return -ENOMEM;
-        if (f->present && (json_put_u64(v, "ino", f->ino) < 0 || json_put_u64(v, "size", f->size) < 0 ||
-                           json_put_u64(v, "mtime", f->mtime_nsec) < 0 ||
-                           json_put_u64(v, "ctime", f->ctime_nsec) < 0)) {
+        if (f->present &&
+            (json_put_u64(v, "ino", f->ino) < 0 || json_put_u64(v, "size", f->size) < 0 ||
+             json_put_u64(v, "mtime", f->mtime_nsec) < 0 ||
+             json_put_u64(v, "ctime", f->ctime_nsec) < 0)) {
                 json_object_put(v);
                 return -ENOMEM;
         }
@@ -48,7 +49,7 @@ static int put_state(json_object *o, const char *key, const SourceFileState *f) 
 static bool get_state(json_object *o, const char *key, SourceFileState *ret) {
         json_object *v;
 
-        *ret = (SourceFileState) { 0 };
+        *ret = (SourceFileState){ 0 };
         if (json_get_object(o, key, &v) < 0)
                 return false;
         if (json_object_object_length(v) == 0)
@@ -91,14 +92,14 @@ static int look_at(SourceDatabase *d, const Point *p, Failure *reterr) {
 
                 if (!name)
                         return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", d->path);
-                d->state[i] = (SourceFileState) { 0 };
+                d->state[i] = (SourceFileState){ 0 };
                 if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
                         continue;
-                d->state[i] = (SourceFileState) { .present = true,
-                                                  .ino = st.st_ino,
-                                                  .size = (uint64_t) st.st_size,
-                                                  .mtime_nsec = nsec_of(&st.st_mtim),
-                                                  .ctime_nsec = nsec_of(&st.st_ctim) };
+                d->state[i] = (SourceFileState){ .present = true,
+                                                 .ino = st.st_ino,
+                                                 .size = (uint64_t) st.st_size,
+                                                 .mtime_nsec = nsec_of(&st.st_mtim),
+                                                 .ctime_nsec = nsec_of(&st.st_ctim) };
         }
         return 0;
 }
@@ -238,7 +239,7 @@ static int add_images(ImageJob *j, const Source *s, const Point *p, Failure *ret
                         return fail_errno(reterr, FAIL_SNAPSHOT_FAILED, -fd, "image of %s",
                                           volume_root(s->volumes[i]));
                 j->images[j->n_images++] =
-                        (HoldImage) { .live = volume_root(s->volumes[i]), .fd = fd };
+                        (HoldImage){ .live = volume_root(s->volumes[i]), .fd = fd };
         }
         return 0;
 }
@@ -249,19 +250,21 @@ static int add_database(ImageJob *j, const Source *s, const Point *p, size_t i, 
 
         if (dir < 0)
                 return fail_errno(reterr, FAIL_SOURCE_MISSING, -dir, "%s in the image", d->path);
-        j->databases[j->n] = (HoldDatabase) {
+        j->databases[j->n] = (HoldDatabase){
                 .path = d->path, .dirfd = dir, .name = d->name, .uid = d->uid, .gid = d->gid
         };
         j->index[j->n++] = i;
         return 0;
 }
 
-static int image_job_new(
-        ImageJob *j, const Source *s, const Point *p, bool (*wanted)(const Source *, size_t),
-        Failure *reterr) {
+static int image_job_new(ImageJob *j,
+                         const Source *s,
+                         const Point *p,
+                         bool (*wanted)(const Source *, size_t),
+                         Failure *reterr) {
         int r = 0;
 
-        *j = (ImageJob) { 0 };
+        *j = (ImageJob){ 0 };
         j->databases = calloc(s->n_databases + 1, sizeof(*j->databases));
         j->index = calloc(s->n_databases + 1, sizeof(*j->index));
         if (!j->databases || !j->index)
@@ -273,7 +276,7 @@ static int image_job_new(
 }
 
 static HoldImageJob helper_job(Work *w, ImageJob *j, uint64_t timeout_usec) {
-        return (HoldImageJob) {
+        return (HoldImageJob){
                 .libexec_dir = proc_libexec_dir(),
                 .databases = j->databases,
                 .n = j->n,
@@ -414,9 +417,10 @@ static json_object *database_json(const Source *s, size_t i) {
             json_put_string(o, "captured", d->copy ? "online-backup" : "image") < 0 ||
             json_put_bool(o, "held", h->held) < 0 || json_put_bool(o, "wal", h->wal) < 0 ||
             json_put_u64(o, "pause_usec", h->pause_usec) < 0 ||
-            json_put_string(o, "check", d->failed && d->verdict != HOLD_DAMAGED
-                                                ? "failed"
-                                                : verdict_names[d->verdict]) < 0 ||
+            json_put_string(o, "check",
+                            d->failed && d->verdict != HOLD_DAMAGED
+                                    ? "failed"
+                                    : verdict_names[d->verdict]) < 0 ||
             json_put_string(o, "checked_at", date) < 0)
                 return NULL;
         if (h->failure.code != FAIL_NONE && json_put_path(o, "problem", h->failure.text) < 0)

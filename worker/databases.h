@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * The databases of a backup after the point: recovered and checked in the image, or copied from their
- * pinned connections; and what is remembered of each so that an unchanged one is not read again.
+ * The databases of a backup after the point: recovered and checked in the image, or copied from
+ * their pinned connections; and what is remembered of each so that an unchanged one is not read
+ * again.
  */
 
 #include "worker/point.h"
@@ -14,7 +15,8 @@
  */
 int databases_compare(Work *w, Source *s, const Point *p, Failure *reterr);
 
-/* Recovers those that are archived from images. One that cannot be is `failed`; its hold has the failure. */
+/* Recovers those that are archived from images. One that cannot be is `failed`; its hold has the
+ * failure. */
 int databases_recover(Work *w, Source *s, const Point *p, Failure *reterr);
 
 /* Copies the others to unlinked files in the state directory. */
@@ -26,5 +28,6 @@ int databases_check(Work *w, Source *s, const Point *p, Failure *reterr);
 /* Remembers states and verdicts of the databases of each service, once the backup exists. */
 int databases_save(Work *w, const Source *s, Failure *reterr);
 
-/* The list for the record: path, service, owner, captured, held, pause, check verdict and date. Owned. */
+/* The list for the record: path, service, owner, captured, held, pause, check verdict and date.
+ * Owned. */
 json_object *databases_json(const Source *s);

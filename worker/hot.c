@@ -20,7 +20,11 @@ static void file_name(const char *backup_id, char ret[HOT_NAME_MAX]) {
         (void) snprintf(ret, HOT_NAME_MAX, "%s.json", backup_id);
 }
 
-int hot_save(Work *w, const char *backup_id, uint64_t created_usec, json_object *images, Failure *reterr) {
+int hot_save(Work *w,
+             const char *backup_id,
+             uint64_t created_usec,
+             json_object *images,
+             Failure *reterr) {
         _cleanup_json_ json_object *o = json_object_new_object();
         _cleanup_close_ int dir = state_open_dir(w->state_fd, "hot", reterr);
         char name[HOT_NAME_MAX];
@@ -114,7 +118,7 @@ static int load_all(Work *w, HotList *ret, Failure *reterr) {
         struct dirent *e;
         int copy;
 
-        *ret = (HotList) { .dir = state_open_dir(w->state_fd, "hot", reterr) };
+        *ret = (HotList){ .dir = state_open_dir(w->state_fd, "hot", reterr) };
         if (ret->dir < 0)
                 return ret->dir;
         copy = fs_open_dir(ret->dir, ".");
@@ -161,9 +165,12 @@ int hot_lock(Work *w, bool exclusive, Failure *reterr) {
         return TAKE_FD(dir);
 }
 
-int hot_open(
-        Work *w, const char *backup_id, const char *service, const char *path, Snapshot **ret,
-        Failure *reterr) {
+int hot_open(Work *w,
+             const char *backup_id,
+             const char *service,
+             const char *path,
+             Snapshot **ret,
+             Failure *reterr) {
         _cleanup_json_ json_object *record = NULL;
         int r = read_one(w, backup_id, &record, reterr);
 

@@ -11,21 +11,28 @@
 #define HOT_KEEP 3 /* per service */
 
 /*
- * Keeps hot copies from being dropped (shared, by who reads them) or read (exclusive, taken by the functions
- * here that drop) for the life of the returned fd. FAIL_BUSY instead of waiting.
+ * Keeps hot copies from being dropped (shared, by who reads them) or read (exclusive, taken by the
+ * functions here that drop) for the life of the returned fd. FAIL_BUSY instead of waiting.
  */
 int hot_lock(Work *w, bool exclusive, Failure *reterr);
 
 /* Writes the record of a new hot copy: `images` is a list of {"services": […], "identity": {…}}. */
-int hot_save(Work *w, const char *backup_id, uint64_t created_usec, json_object *images, Failure *reterr);
+int hot_save(Work *w,
+             const char *backup_id,
+             uint64_t created_usec,
+             json_object *images,
+             Failure *reterr);
 
 /*
  * Opens the image of a backup that serves `service` and holds the live `path`. 0; -ENOENT
  * without a failure if there is none; or why it cannot be believed.
  */
-int hot_open(
-        Work *w, const char *backup_id, const char *service, const char *path, Snapshot **ret,
-        Failure *reterr);
+int hot_open(Work *w,
+             const char *backup_id,
+             const char *service,
+             const char *path,
+             Snapshot **ret,
+             Failure *reterr);
 
 /* True if the backup has a hot copy for all `services` (a list of names). */
 bool hot_covers(Work *w, const char *backup_id, json_object *services);
@@ -33,8 +40,8 @@ bool hot_covers(Work *w, const char *backup_id, json_object *services);
 /*
  * Drops images beyond the newest HOT_KEEP of every service they serve, images whose backup is gone
  * (`exists` answers), and what crashed runs left in the areas of the configured paths. The caller
- * holds the repository's writer lock, so no other run is making images. Failures are logged; returns how many were
- * dropped.
+ * holds the repository's writer lock, so no other run is making images. Failures are logged;
+ * returns how many were dropped.
  */
 size_t hot_rotate(Work *w, bool (*exists)(void *userdata, const char *backup_id), void *userdata);
 

@@ -15,9 +15,9 @@
 #include "worker/swap.h"
 
 static const char *const state_names[] = {
-        [INTENT_STAGING] = "staging",         [INTENT_SWAPPING] = "swapping",
-        [INTENT_ACTIVE] = "active",           [INTENT_ROLLED_BACK] = "rolled_back",
-        [INTENT_CONFIRMING] = "confirming",   [INTENT_CONFIRMED] = "confirmed",
+        [INTENT_STAGING] = "staging",       [INTENT_SWAPPING] = "swapping",
+        [INTENT_ACTIVE] = "active",         [INTENT_ROLLED_BACK] = "rolled_back",
+        [INTENT_CONFIRMING] = "confirming", [INTENT_CONFIRMED] = "confirmed",
         [INTENT_FAILED] = "failed",
 };
 
@@ -67,7 +67,7 @@ int intent_add_path(Intent *i, const char *service, const char *path, IntentPath
                 return -ENOMEM;
         i->paths = grown;
         p = &grown[i->n_paths];
-        *p = (IntentPath) {
+        *p = (IntentPath){
                 .service = strdup(service),
                 .path = strdup(path),
                 .stage = text_printf("restore.%s.%zu", i->restore_id, i->n_paths),
@@ -115,7 +115,8 @@ static json_object *intent_json(const Intent *i) {
         if (!o || json_put(o, "paths", paths) < 0 || json_put_u64(o, "version", 1) < 0 ||
             json_put_string(o, "restore_id", i->restore_id) < 0 ||
             json_put_string(o, "backup_id", i->backup_id) < 0 ||
-            json_put_string(o, "from", i->from) < 0 || json_put_string(o, "method", i->method) < 0 ||
+            json_put_string(o, "from", i->from) < 0 ||
+            json_put_string(o, "method", i->method) < 0 ||
             json_put(o, "services", json_object_get(i->services)) < 0 ||
             json_put_string(o, "state", state_names[i->state]) < 0 ||
             json_put_string(o, "before", state_names[i->before]) < 0 ||
@@ -198,8 +199,9 @@ static int read_intent(json_object *o, Intent *i) {
             json_get_string(o, "restore_id", &restore_id) < 0 || !text_is_uuid(restore_id) ||
             json_get_string(o, "backup_id", &backup_id) < 0 || !text_is_uuid(backup_id) ||
             json_get_string(o, "from", &from) < 0 || json_get_string(o, "method", &method) < 0 ||
-            json_get_array(o, "services", &services) < 0 || json_get_array(o, "paths", &paths) < 0 ||
-            read_state(o, "state", &i->state) < 0 || read_state(o, "before", &i->before) < 0 ||
+            json_get_array(o, "services", &services) < 0 ||
+            json_get_array(o, "paths", &paths) < 0 || read_state(o, "state", &i->state) < 0 ||
+            read_state(o, "before", &i->before) < 0 ||
             json_get_bool(o, "want_new", &i->want_new) < 0 ||
             json_get_u64(o, "created_usec", &i->created_usec) < 0 ||
             json_get_u64(o, "completed_usec", &i->completed_usec) < 0 ||
@@ -232,7 +234,8 @@ json_object *intent_row(const Intent *i) {
             json_put_string(o, "completed_at", completed) < 0 ||
             json_put_u64(o, "units_down_usec", i->units_down_usec) < 0 ||
             json_put_u64(o, "swap_usec", i->swap_usec) < 0 ||
-            json_put_string(o, "method", i->method) < 0 || json_put_string(o, "from", i->from) < 0 ||
+            json_put_string(o, "method", i->method) < 0 ||
+            json_put_string(o, "from", i->from) < 0 ||
             json_put_path(o, "error", i->error ? i->error : "") < 0)
                 return NULL;
         return TAKE_PTR(o);
@@ -351,9 +354,10 @@ static void intent_list_done(IntentList *l) {
         free(l->items);
 }
 
-int intent_for_each(
-        Work *w, int (*on_intent)(void *userdata, Intent *intent, Failure *reterr), void *userdata,
-        Failure *reterr) {
+int intent_for_each(Work *w,
+                    int (*on_intent)(void *userdata, Intent *intent, Failure *reterr),
+                    void *userdata,
+                    Failure *reterr) {
         _cleanup_(intent_list_done) IntentList l = { 0 };
         int r = load_all(w, &l, reterr);
 
@@ -380,7 +384,8 @@ bool intent_is_superseded(Work *w, const Intent *i) {
         for (size_t k = 0; k < l.n; k++) {
                 if (strcmp(l.items[k].restore_id, i->restore_id) == 0)
                         after = true;
-                else if (after && l.items[k].state != INTENT_FAILED && share_service(&l.items[k], i))
+                else if (after && l.items[k].state != INTENT_FAILED &&
+                         share_service(&l.items[k], i))
                         return true;
         }
         return false;
@@ -426,7 +431,8 @@ static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
         for (size_t k = 0; k < n_locks; k++)
                 fd_close(locks[k]);
         if (r < 0 && f.code != FAIL_BUSY) {
-                log_error("restore %s could not be finished or undone: %s", listed->restore_id, f.text);
+                log_error("restore %s could not be finished or undone: %s", listed->restore_id,
+                          f.text);
                 if (reterr->code == FAIL_NONE)
                         *reterr = f;
         }

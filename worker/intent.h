@@ -1,13 +1,13 @@
 #pragma once
 
 /*
- * Intents: what a restore is doing, durable, in root's own state, so that after any crash the targets
- * can be made all old or all new. One file intents/RESTORE-ID.json per restore, which stays as
- * its history.
+ * Intents: what a restore is doing, durable, in root's own state, so that after any crash the
+ * targets can be made all old or all new. One file intents/RESTORE-ID.json per restore, which stays
+ * as its history.
  *
- * A restore holds two trees for each path: one is at the target, the other in the area under `stage`.
- * "New" is the tree that was restored. Which one is where is read from identities on disk, never
- * from the last step that was logged.
+ * A restore holds two trees for each path: one is at the target, the other in the area under
+ * `stage`. "New" is the tree that was restored. Which one is where is read from identities on disk,
+ * never from the last step that was logged.
  */
 
 #include "snapshot/snapshot.h"
@@ -20,7 +20,7 @@ typedef enum IntentState {
         INTENT_ROLLED_BACK, /* the old trees are live, the new ones kept */
         INTENT_CONFIRMING,  /* the kept trees are being removed */
         INTENT_CONFIRMED,
-        INTENT_FAILED,      /* nothing was swapped, nothing is kept */
+        INTENT_FAILED, /* nothing was swapped, nothing is kept */
 } IntentState;
 
 typedef struct IntentPath {
@@ -35,9 +35,9 @@ typedef struct IntentPath {
 
 typedef struct Intent {
         char restore_id[40], backup_id[40];
-        char from[8];    /* "hot" or "local" */
-        char method[16]; /* "subvolume" "directory" "files" */
-        json_object *services; /* names */
+        char from[8];              /* "hot" or "local" */
+        char method[16];           /* "subvolume" "directory" "files" */
+        json_object *services;     /* names */
         IntentState state, before; /* `before`: the state to fall back to from SWAPPING */
         bool want_new;
         uint64_t created_usec, completed_usec, units_down_usec, swap_usec;
@@ -46,7 +46,7 @@ typedef struct Intent {
         size_t n_paths;
 } Intent;
 
-#define INTENT_INIT ((Intent) { .state = INTENT_STAGING })
+#define INTENT_INIT ((Intent){ .state = INTENT_STAGING })
 
 void intent_done(Intent *i);
 
@@ -61,19 +61,21 @@ int intent_save(Work *w, const Intent *i, Failure *reterr);
 int intent_load(Work *w, const char *restore_id, Intent *ret, Failure *reterr);
 
 /* Calls for each intent there is, oldest first; a damaged one is logged and left alone. */
-int intent_for_each(
-        Work *w, int (*on_intent)(void *userdata, Intent *intent, Failure *reterr), void *userdata,
-        Failure *reterr);
+int intent_for_each(Work *w,
+                    int (*on_intent)(void *userdata, Intent *intent, Failure *reterr),
+                    void *userdata,
+                    Failure *reterr);
 
 /* The row for D-Bus: restore_id backup_id services state created_at completed_at …. Owned. */
 json_object *intent_row(const Intent *i);
 
-/* True when some other intent of one of these services is newer than `i` (and was not a failure). */
+/* True when some other intent of one of these services is newer than `i` (and was not a failure).
+ */
 bool intent_is_superseded(Work *w, const Intent *i);
 
 /*
- * Finishes or undoes every intent that a crash left in the middle, taking the locks of its services;
- * one whose services are locked by a running worker is left to it. What fits neither the old nor the
- * new picture is not touched and makes it fail (an alarm in the journal).
+ * Finishes or undoes every intent that a crash left in the middle, taking the locks of its
+ * services; one whose services are locked by a running worker is left to it. What fits neither the
+ * old nor the new picture is not touched and makes it fail (an alarm in the journal).
  */
 int intent_recover_all(Work *w, Failure *reterr);

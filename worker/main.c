@@ -1,7 +1,7 @@
 /*
- * holdpoint-worker CLASS: runs one job as root and exits. Its whole contract is argv[1] and fd 3; it
- * trusts neither the agent (names and ids only, everything else from root's own configuration) nor the
- * data. `holdpoint-worker --recover` finishes or undoes what intents say, without an agent.
+ * holdpoint-worker CLASS: runs one job as root and exits. Its whole contract is argv[1] and fd 3;
+ * it trusts neither the agent (names and ids only, everything else from root's own configuration)
+ * nor the data. `holdpoint-worker --recover` finishes or undoes what intents say, without an agent.
  */
 
 #include <errno.h>
@@ -24,7 +24,7 @@
 #include "worker/state.h"
 #include "worker/work.h"
 
-#define WORKER_SOCKET       3
+#define WORKER_SOCKET        3
 #define REQUEST_TIMEOUT_MSEC 10000
 
 typedef int (*Verb)(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
@@ -33,10 +33,10 @@ static const struct {
         const char *class, *verb;
         Verb run;
 } verbs[] = {
-        { "backup", "create", run_create },        { "backup", "sweep", run_sweep },
-        { "restore", "restore", run_restore },     { "restore", "rollback", run_rollback },
-        { "restore", "confirm", run_confirm },     { "maintain", "verify", run_verify },
-        { "maintain", "delete", run_delete },      { "maintain", "reconcile", run_reconcile },
+        { "backup", "create", run_create },    { "backup", "sweep", run_sweep },
+        { "restore", "restore", run_restore }, { "restore", "rollback", run_rollback },
+        { "restore", "confirm", run_confirm }, { "maintain", "verify", run_verify },
+        { "maintain", "delete", run_delete },  { "maintain", "reconcile", run_reconcile },
 };
 
 static bool class_is_known(const char *class) {
@@ -52,7 +52,8 @@ static int check_peer(Failure *reterr) {
         struct passwd *pw;
 
         if (getsockopt(WORKER_SOCKET, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, errno, "fd %d is no socket", WORKER_SOCKET);
+                return fail_errno(reterr, FAIL_INTERNAL, errno, "fd %d is no socket",
+                                  WORKER_SOCKET);
         if (peer.uid == 0)
                 return 0;
         pw = getpwnam(user && *user ? user : HP_DEFAULT_AGENT_USER);
@@ -96,9 +97,11 @@ static void set_log_context(Work *w) {
         log_set_context(&c);
 }
 
-static int run_request(
-        Work *w, const char *class, const char **ret_result, json_object **ret_summary,
-        Failure *reterr) {
+static int run_request(Work *w,
+                       const char *class,
+                       const char **ret_result,
+                       json_object **ret_summary,
+                       Failure *reterr) {
         const char *name;
         Verb verb;
         int r;

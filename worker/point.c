@@ -1,7 +1,8 @@
 /*
  * Why the order is what it is: everything that may wait (opening, reading, flushing dirty pages) is
- * done before the first lock, since from there on every writer of the service waits for us. Under the
- * hold there are only snapshot ioctls. Nothing of ours touches the live service after the release.
+ * done before the first lock, since from there on every writer of the service waits for us. Under
+ * the hold there are only snapshot ioctls. Nothing of ours touches the live service after the
+ * release.
  */
 
 #include "worker/point.h"
@@ -124,7 +125,8 @@ static bool needs_pin(const Source *s) {
 }
 
 /* From the first lock to the last release: the part that writers feel. */
-static int hold_and_shoot(Work *w, Source *s, Hold *hold, Shot *shots, Point *ret, Failure *reterr) {
+static int
+hold_and_shoot(Work *w, Source *s, Hold *hold, Shot *shots, Point *ret, Failure *reterr) {
         Failure released = FAILURE_INIT;
         int r = 0;
 
@@ -190,5 +192,5 @@ void point_done(Point *p, size_t n_volumes) {
                 snapshot_free(p->snapshots[i]);
         free(p->snapshots);
         hold_free(p->hold);
-        *p = (Point) { 0 };
+        *p = (Point){ 0 };
 }

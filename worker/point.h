@@ -8,15 +8,15 @@
 #include "worker/source.h"
 
 typedef struct Point {
-        Snapshot **snapshots; /* one per volume of the source */
-        Hold *hold;           /* still there for copies from pinned connections; may be NULL */
+        Snapshot **snapshots;  /* one per volume of the source */
+        Hold *hold;            /* still there for copies from pinned connections; may be NULL */
         uint64_t instant_usec; /* real time at which the volumes were frozen */
         uint64_t pause_usec;   /* the whole hold */
 } Point;
 
 /*
- * Takes the point. `holds[i].held` tells per database whether the hold was kept. FAIL_HOLD_TIMEOUT if
- * one could not be had and the configuration says `fail`. On failure nothing is left behind.
+ * Takes the point. `holds[i].held` tells per database whether the hold was kept. FAIL_HOLD_TIMEOUT
+ * if one could not be had and the configuration says `fail`. On failure nothing is left behind.
  */
 int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *reterr);
 

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "worker/databases.h"
 #include "worker/hot.h"
 
 enum { CONSISTENCY_APPLICATION, CONSISTENCY_CRASH, CONSISTENCY_NONE };
@@ -121,8 +122,11 @@ static int put_request(json_object *facts, const RecordRequest *q) {
         return r < 0 ? -ENOMEM : 0;
 }
 
-json_object *record_facts(
-        const RecordRequest *q, const Source *s, const Point *p, const Collect *c, bool partial) {
+json_object *record_facts(const RecordRequest *q,
+                          const Source *s,
+                          const Point *p,
+                          const Collect *c,
+                          bool partial) {
         _cleanup_json_ json_object *f = json_object_new_object();
 
         if (!f || put_request(f, q) < 0 || put_services(f, s, p) < 0 ||
@@ -146,9 +150,11 @@ json_object *record_facts(
 
 /* Members that go over as they are; docs/REPO-FORMAT.md and docs/DBUS.md name them alike. */
 static const char *const plain_keys[] = {
-        "backup_id",   "backup_name", "backup_type", "description", "created_by",
-        "status",      "created_at",  "completed_at", "services",   "schedule",
-        "consistency", "pause_usec",  "parent_id",   "service_consistency", "databases",
+        "backup_id",   "backup_name",         "backup_type",
+        "description", "created_by",          "status",
+        "created_at",  "completed_at",        "services",
+        "schedule",    "consistency",         "pause_usec",
+        "parent_id",   "service_consistency", "databases",
 };
 
 /* What the dictionary has no key of its own for. */

@@ -1,7 +1,8 @@
 #pragma once
 
 /*
- * Records of backups: the facts that the worker writes into them, and the dictionary that users see.
+ * Records of backups: the facts that the worker writes into them, and the dictionary that users
+ * see.
  */
 
 #include "repo/repo.h"
@@ -18,8 +19,11 @@ typedef struct RecordRequest {
  * The facts of a finished backup, without what repo_session_commit() adds. `partial` decides the
  * status. Owned; NULL if out of memory.
  */
-json_object *record_facts(
-        const RecordRequest *q, const Source *s, const Point *p, const Collect *c, bool partial);
+json_object *record_facts(const RecordRequest *q,
+                          const Source *s,
+                          const Point *p,
+                          const Collect *c,
+                          bool partial);
 
 /* The weakest consistency of all services ("application" "crash" "none"). Literal. */
 const char *record_consistency(const Source *s, const Point *p);

@@ -1,7 +1,7 @@
 /*
- * create: one instant of some services into the repository. The steps stand in run_create() in their
- * order; until the record is renamed into place there is no backup, and everything made so far is
- * removed again.
+ * create: one instant of some services into the repository. The steps stand in run_create() in
+ * their order; until the record is renamed into place there is no backup, and everything made so
+ * far is removed again.
  */
 
 #include <errno.h>
@@ -178,7 +178,7 @@ static json_object *image_services(const Source *s, size_t volume) {
                 for (size_t k = 0; k < s->n_paths; k++)
                         here |= s->paths[k].service == i && s->paths[k].volume == volume;
                 if (here && json_object_array_add(list, json_object_new_string(
-                                                              s->services[i].config->name)) < 0) {
+                                                                s->services[i].config->name)) < 0) {
                         json_object_put(list);
                         return NULL;
                 }
@@ -186,7 +186,8 @@ static json_object *image_services(const Source *s, size_t volume) {
         return list;
 }
 
-/* Keeps the images as hot copies. A backup without its hot copy is still a backup: only warned of. */
+/* Keeps the images as hot copies. A backup without its hot copy is still a backup: only warned of.
+ */
 static void keep_images(Backup *b) {
         _cleanup_json_ json_object *images = json_object_new_array();
         Failure f = FAILURE_INIT;

@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * The verbs. Each returns 0 (`*ret_result` "done" or "partial", literals; a partial fills reterr with
- * why) or a negative errno with reterr; main.c turns that into the RESULT. `ret_summary` is owned by
- * the caller in every case and may be set on failure too.
+ * The verbs. Each returns 0 (`*ret_result` "done" or "partial", literals; a partial fills reterr
+ * with why) or a negative errno with reterr; main.c turns that into the RESULT. `ret_summary` is
+ * owned by the caller in every case and may be set on failure too.
  */
 
 #include "worker/work.h"

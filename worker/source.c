@@ -9,8 +9,8 @@
 #include "base/fd.h"
 #include "base/text.h"
 
-#define SQLITE_HEADER    "SQLite format 3"
-#define SQLITE_PAGE_MIN  512
+#define SQLITE_HEADER   "SQLite format 3"
+#define SQLITE_PAGE_MIN 512
 
 /* ---- services, paths, volumes ---- */
 
@@ -76,7 +76,7 @@ static int open_service(Source *s, size_t i, Failure *reterr) {
         for (size_t k = 0; k < c->paths.n; k++) {
                 SourcePath *p = &s->paths[s->n_paths++];
 
-                *p = (SourcePath) { .service = i, .path = c->paths.items[k] };
+                *p = (SourcePath){ .service = i, .path = c->paths.items[k] };
                 r = find_volume(s, p, snapshot_kind_of(c), reterr);
                 if (r >= 0)
                         r = identify_path(s, p, reterr);
@@ -149,7 +149,7 @@ void source_done(Source *s) {
         free(s->volumes);
         free(s->databases);
         free(s->holds);
-        *s = (Source) { 0 };
+        *s = (Source){ 0 };
 }
 
 /* ---- databases ---- */
@@ -170,8 +170,12 @@ typedef struct Discovery {
         Failure *reterr;
 } Discovery;
 
-static int add_database(
-        Source *s, const SourcePath *p, const char *path, uid_t uid, gid_t gid, Failure *reterr) {
+static int add_database(Source *s,
+                        const SourcePath *p,
+                        const char *path,
+                        uid_t uid,
+                        gid_t gid,
+                        Failure *reterr) {
         SourceDatabase *grown, *d;
         _cleanup_close_ int dirfd = -1;
         _cleanup_free_ char *copy = strdup(path), *dir = strdup(path);
@@ -193,7 +197,7 @@ static int add_database(
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", path);
         s->databases = grown;
         d = &s->databases[s->n_databases++];
-        *d = (SourceDatabase) {
+        *d = (SourceDatabase){
                 .service = p->service,
                 .volume = p->volume,
                 .live_dirfd = TAKE_FD(dirfd),
@@ -211,9 +215,12 @@ static int add_database(
 }
 
 /* Everything but what may be a database is settled at the first look: nothing else is opened. */
-static int discover_known(
-        void *userdata, const char *service, const char *dir, const char *name,
-        const EntryLocal *local, Failure *reterr) {
+static int discover_known(void *userdata,
+                          const char *service,
+                          const char *dir,
+                          const char *name,
+                          const EntryLocal *local,
+                          Failure *reterr) {
         Discovery *d = userdata;
         const Source *s = d->source;
 
@@ -226,8 +233,8 @@ static int discover_known(
         return local->size < SQLITE_PAGE_MIN || local->size % SQLITE_PAGE_MIN != 0;
 }
 
-static int discover_entry(
-        void *userdata, const Entry *e, const EntryLocal *local, int fd, Failure *reterr) {
+static int
+discover_entry(void *userdata, const Entry *e, const EntryLocal *local, int fd, Failure *reterr) {
         Discovery *d = userdata;
         _cleanup_free_ char *path = NULL;
 
@@ -241,16 +248,19 @@ static int discover_entry(
                             reterr);
 }
 
-/* Only a nested subvolume matters before the hold; what cannot be read is told by the backup itself. */
-static int discover_problem(void *userdata, const char *service, const char *path, const Failure *why) {
+/* Only a nested subvolume matters before the hold; what cannot be read is told by the backup
+ * itself. */
+static int
+discover_problem(void *userdata, const char *service, const char *path, const Failure *why) {
         Discovery *d = userdata;
 
         if (why->code != FAIL_SNAPSHOT_FAILED)
                 return 0;
-        return fail_set(d->reterr, FAIL_SNAPSHOT_FAILED, EXDEV,
-                        "service %s: %s is a nested subvolume, which a snapshot leaves empty; make it a "
-                        "Path= of its own service or leave it out with Exclude=",
-                        service, path);
+        return fail_set(
+                d->reterr, FAIL_SNAPSHOT_FAILED, EXDEV,
+                "service %s: %s is a nested subvolume, which a snapshot leaves empty; make it a "
+                "Path= of its own service or leave it out with Exclude=",
+                service, path);
 }
 
 static int walk_live(Work *w, Source *s, size_t i, Failure *reterr) {
@@ -310,7 +320,7 @@ static int make_holds(Source *s, Failure *reterr) {
         for (size_t i = 0; i < s->n_databases; i++) {
                 SourceDatabase *d = &s->databases[i];
 
-                s->holds[i] = (HoldDatabase) {
+                s->holds[i] = (HoldDatabase){
                         .path = d->path,
                         .dirfd = d->live_dirfd,
                         .name = d->name,

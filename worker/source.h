@@ -61,7 +61,7 @@ typedef struct Source {
         size_t n_volumes;
         SourceDatabase *databases;
         size_t n_databases;
-        HoldDatabase *holds; /* one per database, same order */
+        HoldDatabase *holds;   /* one per database, same order */
         uint64_t files, bytes; /* what the discovery counted */
 } Source;
 
@@ -73,8 +73,9 @@ int source_open(Work *w, json_object *services, Source *ret, Failure *reterr);
 void source_done(Source *s);
 
 /*
- * Looks through the live trees for databases and counts what is there: nothing is locked, no content
- * is read but the first bytes of what may be a database. A nested subvolume refuses the service.
+ * Looks through the live trees for databases and counts what is there: nothing is locked, no
+ * content is read but the first bytes of what may be a database. A nested subvolume refuses the
+ * service.
  */
 int source_discover(Work *w, Source *s, Failure *reterr);
 

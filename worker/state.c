@@ -46,8 +46,11 @@ int state_open_dir(int state_fd, const char *name, Failure *reterr) {
         return fd;
 }
 
-int state_lock_service(
-        Work *w, const char *service, uint64_t timeout_usec, int *ret_fd, Failure *reterr) {
+int state_lock_service(Work *w,
+                       const char *service,
+                       uint64_t timeout_usec,
+                       int *ret_fd,
+                       Failure *reterr) {
         _cleanup_close_ int dir = -1, fd = -1;
         uint64_t deadline = clock_monotonic_usec() + timeout_usec;
 
@@ -87,8 +90,8 @@ int state_read_json(int dirfd, const char *name, json_object **ret, Failure *ret
         buf_done(&b);
         if (!json_object_is_type(o, json_type_object)) {
                 json_object_put(o);
-                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                                "state file %s is damaged", name);
+                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG, "state file %s is damaged",
+                                name);
         }
         *ret = o;
         return 0;
@@ -99,7 +102,7 @@ int state_write_json(int dirfd, const char *name, json_object *o, Failure *reter
         int r = text ? fs_write_atomic(dirfd, name, text, strlen(text), 0600) : -ENOMEM;
 
         if (r < 0)
-                return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r, "state file %s",
-                                  name);
+                return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
+                                  "state file %s", name);
         return 0;
 }

@@ -1,13 +1,15 @@
 #pragma once
 
 /*
- * The worker's own state directory (root, 0700): locks, base states, hot copies, intents, the index.
+ * The worker's own state directory (root, 0700): locks, base states, hot copies, intents, the
+ * index.
  */
 
 #include "base/fail.h"
 #include "worker/work.h"
 
-/* STATE_DIRECTORY or its default, made if missing; refused unless it is root's own. fd or -errno. */
+/* STATE_DIRECTORY or its default, made if missing; refused unless it is root's own. fd or -errno.
+ */
 int state_open(Failure *reterr);
 
 /* A subdirectory of it ("locks", "base", "hot", "intents"), made if missing. fd or -errno. */
@@ -17,8 +19,11 @@ int state_open_dir(int state_fd, const char *name, Failure *reterr);
  * Takes the exclusive lock of one service for the life of the returned fd (owned). Waits until
  * `timeout_usec` is over or the work is interrupted; then FAIL_BUSY.
  */
-int state_lock_service(
-        Work *w, const char *service, uint64_t timeout_usec, int *ret_fd, Failure *reterr);
+int state_lock_service(Work *w,
+                       const char *service,
+                       uint64_t timeout_usec,
+                       int *ret_fd,
+                       Failure *reterr);
 
 /* Reads a JSON object from a file of a state directory; -ENOENT if there is none. Owned. */
 int state_read_json(int dirfd, const char *name, json_object **ret, Failure *reterr);

@@ -28,7 +28,7 @@ typedef struct Place {
         const char *name;
 } Place;
 
-#define PLACE_INIT ((Place) { .parent = -1, .area = -1 })
+#define PLACE_INIT ((Place){ .parent = -1, .area = -1 })
 
 static void place_done(Place *p) {
         fd_close(p->parent);
@@ -69,8 +69,9 @@ static TreeId *leaving(IntentPath *p, bool want_new) {
 /* ---- before the intent ---- */
 
 /*
- * The tree that comes must be the one we staged or kept. The one that leaves is taken as it is now: a
- * program may have replaced a file by a newer one since, and a rollback of the rollback brings that back.
+ * The tree that comes must be the one we staged or kept. The one that leaves is taken as it is now:
+ * a program may have replaced a file by a newer one since, and a rollback of the rollback brings
+ * that back.
  */
 static int identify(Intent *i, bool want_new, Failure *reterr) {
         for (size_t k = 0; k < i->n_paths; k++) {
@@ -119,7 +120,8 @@ static int carry_one(void *userdata, const char *relative) {
 
         if (c->by_rename)
                 return intent_add_move(c->path, relative);
-        return carry_copy(c->from, c->to, relative, work_interrupted, c->work, &c->bytes, c->reterr);
+        return carry_copy(c->from, c->to, relative, work_interrupted, c->work, &c->bytes,
+                          c->reterr);
 }
 
 static int open_trees(const IntentPath *p, const Place *place, int *ret_live, int *ret_staged) {
@@ -170,7 +172,8 @@ static int plan_carry(Work *w, IntentPath *p, Failure *reterr) {
                 log_info("%s: %llu bytes of excluded files copied", p->path,
                          (unsigned long long) c.bytes);
         if (r >= 0 && !c.by_rename && syncfs(staged) < 0)
-                r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno, "%s", p->path);
+                r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno, "%s",
+                               p->path);
         return r;
 }
 
@@ -353,8 +356,23 @@ static int abandon_interrupted(Work *w, Intent *i, Failure *reterr) {
         Failure why = FAILURE_INIT;
 
         (void) fail_set(&why, FAIL_INTERRUPTED, EINTR, "interrupted before the swap");
-        log_notice("restore %s was interrupted before the swap: staged trees removed", i->restore_id);
+        log_notice("restore %s was interrupted before the swap: staged trees removed",
+                   i->restore_id);
         return swap_abandon(w, i, &why, reterr);
+}
+
+/* A rename that survived the death of its worker is not yet one that survives a power cut. */
+static int sync_places(const Intent *i, Failure *reterr) {
+        for (size_t k = 0; k < i->n_paths; k++) {
+                _cleanup_(place_done) Place place = PLACE_INIT;
+                int r = place_open(&i->paths[k], &place, reterr);
+
+                if (r >= 0 && (r = fs_sync(place.parent)) >= 0)
+                        r = fs_sync(place.area);
+                if (r < 0)
+                        return fail_errno(reterr, FAIL_INTERNAL, -r, "%s", i->paths[k].path);
+        }
+        return 0;
 }
 
 static int recover_swap(Work *w, Intent *i, Failure *reterr) {
@@ -368,13 +386,18 @@ static int recover_swap(Work *w, Intent *i, Failure *reterr) {
                 if (r < 0)
                         return r;
                 if (at == POSITION_UNKNOWN)
-                        return fail_set(reterr, FAIL_NOT_RESTORABLE, ESTALE,
-                                        "%s is neither the old nor the new tree; nothing was touched, "
-                                        "both stand in the area beside it as %s",
-                                        i->paths[k].path, i->paths[k].stage);
+                        return fail_set(
+                                reterr, FAIL_NOT_RESTORABLE, ESTALE,
+                                "%s is neither the old nor the new tree; nothing was touched, "
+                                "both stand in the area beside it as %s",
+                                i->paths[k].path, i->paths[k].stage);
                 n_arrived += at == arrived;
         }
         if (n_arrived == i->n_paths) {
+                int r = sync_places(i, reterr);
+
+                if (r < 0)
+                        return r;
                 log_notice("restore %s: the swap was complete", i->restore_id);
                 return settle(w, i, i->want_new ? INTENT_ACTIVE : INTENT_ROLLED_BACK, reterr);
         }

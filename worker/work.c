@@ -117,8 +117,8 @@ int work_string(Work *w, const char *key, const char **ret, Failure *reterr) {
         int r = json_get_string(w->request, key, ret);
 
         if (r < 0)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, -r, "request: '%s' is missing or no string",
-                                key);
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, -r,
+                                "request: '%s' is missing or no string", key);
         return 0;
 }
 
@@ -136,7 +136,7 @@ int work_bool(Work *w, const char *key, bool fallback, bool *ret, Failure *reter
         if (r == -ENOENT)
                 *ret = fallback;
         else if (r < 0)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL, "request: '%s' is no boolean",
-                                key);
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "request: '%s' is no boolean", key);
         return 0;
 }

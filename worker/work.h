@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * One running job as its verb sees it: the request, the way back to the agent, root's configuration and
- * state. Progress is throttled here; a cancel frame and a hang-up are noticed here.
+ * One running job as its verb sees it: the request, the way back to the agent, root's configuration
+ * and state. Progress is throttled here; a cancel frame and a hang-up are noticed here.
  */
 
 #include <stdbool.h>
@@ -26,9 +26,10 @@ typedef struct Work {
         uint64_t bytes_done, bytes_total, files_done, files_total;
 } Work;
 
-#define WORK_INIT ((Work) { .socket = -1, .state_fd = -1, .phase = "" })
+#define WORK_INIT ((Work){ .socket = -1, .state_fd = -1, .phase = "" })
 
-/* True once the agent said `cancel` or hung up. Cheap: looks at the socket a hundred times a second. */
+/* True once the agent said `cancel` or hung up. Cheap: looks at the socket a hundred times a
+ * second. */
 bool work_interrupted(void *work);
 
 /* -ECANCELED with FAIL_CANCELED if interrupted, else 0: for use between steps. */
@@ -43,7 +44,8 @@ void work_progress(Work *w, bool force);
 void work_accepted(Work *w);
 void work_point(Work *w, uint64_t pause_usec);
 
-/* Sends {"type": type, key: value}; takes `value`. A lost agent is noticed by work_interrupted(). */
+/* Sends {"type": type, key: value}; takes `value`. A lost agent is noticed by work_interrupted().
+ */
 void work_stream(Work *w, const char *type, const char *key, json_object *value);
 
 /* The last message. `summary` is taken (NULL: empty); `f` is NULL for success. */

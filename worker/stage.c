@@ -1,0 +1,314 @@
+#include "worker/stage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "archive/arc.h"
+#include "base/fd.h"
+#include "base/fs.h"
+#include "base/step.h"
+#include "base/text.h"
+#include "worker/carry.h"
+
+/* One extraction: which part of the manifest, and where its paths begin in the new tree. */
+typedef struct Extraction {
+        Stage *stage;
+        RepoManifest *manifest,
+                *links; /* `links`: a second cursor for hard links that leave the tree */
+        ArcExtract *out;
+        const char *root; /* live path that is the tree's root; "" for aside: all of them */
+        bool make_parents;
+} Extraction;
+
+static void extraction_done(Extraction *x) {
+        repo_manifest_free(x->manifest);
+        repo_manifest_free(x->links);
+        arc_extract_free(x->out);
+}
+
+static char *entry_path(const Entry *e) {
+        return text_printf("%s/%s", e->dir[1] ? e->dir : "", e->name);
+}
+
+/* Where a live path lies in the new tree, or NULL if it is not below the root. Borrowed from
+ * `path`. */
+static const char *inside(const Extraction *x, const char *path) {
+        size_t n = strlen(x->root);
+
+        if (n == 0)
+                return path + 1;
+        if (!text_path_is_below(path, x->root))
+                return NULL;
+        return path[n] == 0 ? path + n : path + n + 1;
+}
+
+/* ---- content ---- */
+
+typedef struct Writer {
+        Stage *stage;
+        const Entry *entry;
+        int fd;
+} Writer;
+
+static int
+write_chunk(void *userdata, uint64_t offset, const void *data, size_t n, Failure *reterr) {
+        Writer *to = userdata;
+        int r = fd_pwrite_full(to->fd, data, n, offset);
+
+        if (r < 0)
+                return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r, "writing %s",
+                                  to->entry->name);
+        to->stage->work->bytes_done += n;
+        work_progress(to->stage->work, false);
+        return work_interrupted(to->stage->work)
+                       ? fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled")
+                       : 0;
+}
+
+/* The image is the backup's own bytes, by identity: its blocks are shared instead of copied. */
+static int clone_content(Stage *s, const Entry *e, int fd, Failure *reterr) {
+        _cleanup_free_ char *path = entry_path(e);
+        _cleanup_close_ int source = -1;
+        uint64_t copied = 0;
+        int r;
+
+        if (!path)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", e->name);
+        source = snapshot_open_path(s->hot, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+        r = source < 0 ? source : arc_copy_content(source, fd, &copied);
+        if (r < 0)
+                return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
+                                  "copying %s from the hot copy", path);
+        s->work->bytes_done += e->size;
+        work_progress(s->work, false);
+        return 0;
+}
+
+static int write_content(void *userdata, const Entry *e, int fd, Failure *reterr) {
+        Extraction *x = userdata;
+        Writer to = { .stage = x->stage, .entry = e, .fd = fd };
+
+        if (x->stage->hot)
+                return clone_content(x->stage, e, fd, reterr);
+        return repo_content_read(x->manifest, e, write_chunk, &to, reterr);
+}
+
+/* ---- entries ---- */
+
+/*
+ * A hard link whose file lies in another Path= of the service: this tree gets the file itself,
+ * since a swap moves each path for itself.
+ */
+static int find_linked(Extraction *x, const Entry *link, Entry *ret, Failure *reterr) {
+        _cleanup_free_ char *dir = strdup(link->target);
+        const char *name = strrchr(link->target, '/') + 1;
+        const Entry *e;
+        int r;
+
+        if (!dir)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", link->name);
+        *strrchr(dir, '/') = 0;
+        r = x->links ? 0 : repo_manifest_open(x->stage->repo, x->stage->record, &x->links, reterr);
+        if (r >= 0)
+                r = repo_manifest_seek(x->links, x->stage->service, *dir ? dir : "/", reterr);
+        while (r >= 0 && (r = repo_manifest_next(x->links, &e, reterr)) > 0) {
+                if (strcmp(e->service, x->stage->service) != 0 ||
+                    strcmp(e->dir, *dir ? dir : "/") != 0)
+                        break;
+                if (strcmp(e->name, name) == 0 && e->type == ENTRY_FILE) {
+                        *ret = *e;
+                        ret->dir = link->dir;
+                        ret->name = link->name;
+                        return 0;
+                }
+        }
+        return r < 0 ? r
+                     : fail_set(reterr, FAIL_INTEGRITY_FAILURE, ENOENT,
+                                "%s is a hard link to %s, which is not in the manifest", link->name,
+                                link->target);
+}
+
+static int put_entry(Extraction *x, const Entry *e, const char *path, Failure *reterr) {
+        const char *link = NULL;
+        Entry file;
+        int r;
+
+        if (e->type == ENTRY_HARDLINK) {
+                if (!e->target || e->target[0] != '/')
+                        return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
+                                        "%s is a hard link to nothing", e->name);
+                link = inside(x, e->target);
+                if (!link) {
+                        r = find_linked(x, e, &file, reterr);
+                        if (r < 0)
+                                return r;
+                        e = &file;
+                }
+        }
+        r = arc_extract_put(x->out, path, e, link, x->make_parents, reterr);
+        if (r < 0)
+                return r;
+        x->stage->files++;
+        x->stage->work->files_done++;
+        if (e->type == ENTRY_FILE)
+                x->stage->bytes += e->size;
+        step("staging");
+        return work_interrupted(x->stage->work)
+                       ? fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled")
+                       : 0;
+}
+
+/*
+ * Puts all entries from (service, dir) on until one is outside: of `only` (one name in `dir`), else
+ * of the root's subtree.
+ */
+static int put_range(Extraction *x, const char *dir, const char *only, Failure *reterr) {
+        const Entry *e;
+        int r = repo_manifest_seek(x->manifest, x->stage->service, dir, reterr);
+
+        while (r >= 0 && (r = repo_manifest_next(x->manifest, &e, reterr)) > 0) {
+                _cleanup_free_ char *path = NULL;
+
+                if (strcmp(e->service, x->stage->service) != 0)
+                        return 0;
+                if (only && strcmp(e->dir, dir) != 0)
+                        return 0;
+                if (only && strcmp(e->name, only) != 0)
+                        continue;
+                path = entry_path(e);
+                if (!path)
+                        return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", e->name);
+                if (!inside(x, path))
+                        return 0;
+                r = put_entry(x, e, inside(x, path), reterr);
+        }
+        return r;
+}
+
+static int extraction_begin(Extraction *x, int dirfd, const char *name, Failure *reterr) {
+        ArcExtractParams params = {
+                .parent_fd = dirfd,
+                .name = name,
+                .content = write_content,
+                .interrupted = work_interrupted,
+                .userdata = x,
+        };
+        int r = repo_manifest_open(x->stage->repo, x->stage->record, &x->manifest, reterr);
+
+        return r < 0 ? r : arc_extract_new(&params, &x->out, reterr);
+}
+
+static int extract_tree(Stage *s, const char *path, int dirfd, const char *name, Failure *reterr) {
+        _cleanup_(extraction_done) Extraction x = { .stage = s, .root = path };
+        _cleanup_free_ char *parent = strdup(path);
+        uint64_t before = s->files;
+        int r;
+
+        if (!parent)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", path);
+        *strrchr(parent, '/') = 0;
+        r = extraction_begin(&x, dirfd, name, reterr);
+        if (r >= 0)
+                r = put_range(&x, *parent ? parent : "/", strrchr(path, '/') + 1, reterr);
+        if (r >= 0 && s->files == before)
+                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, ENOENT, "%s is not in the manifest",
+                                path);
+        if (r >= 0)
+                r = put_range(&x, path, NULL, reterr);
+        return r < 0 ? r : arc_extract_finish(x.out, reterr);
+}
+
+int stage_aside(Stage *s, int dirfd, Failure *reterr) {
+        _cleanup_(extraction_done) Extraction x = { .stage = s, .root = "", .make_parents = true };
+        int r;
+
+        if (mkdirat(dirfd, s->service, 0700) < 0 && errno != EEXIST)
+                return fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno,
+                                  "directory %s to restore into", s->service);
+        r = extraction_begin(&x, dirfd, s->service, reterr);
+        if (r >= 0)
+                r = put_range(&x, "/", NULL, reterr);
+        if (r >= 0)
+                r = arc_extract_finish(x.out, reterr);
+        if (r >= 0 && syncfs(dirfd) < 0)
+                r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno, "syncing");
+        return r;
+}
+
+/* ---- subvolumes ---- */
+
+static bool image_is_root(const Stage *s, const char *path) {
+        _cleanup_json_ json_object *identity = snapshot_identity(s->hot);
+        _cleanup_free_ char *root = NULL;
+
+        return identity && json_get_path(identity, "root", &root) >= 0 && strcmp(root, path) == 0;
+}
+
+/* What the image has beyond the backup: the excluded paths of that instant. */
+static int
+drop_excluded(int dirfd, const char *name, char *const *excludes, size_t n, Failure *reterr) {
+        ArcRules *rules = NULL;
+        _cleanup_close_ int tree = fs_open_dir(dirfd, name);
+        int r;
+
+        if (tree < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -tree, "staged tree");
+        r = arc_rules_new((const char *const *) excludes, n, &rules, reterr);
+        if (r >= 0)
+                r = carry_clear(tree, rules, reterr);
+        arc_rules_free(rules);
+        return r;
+}
+
+static int snapshot_tree(Stage *s,
+                         int dirfd,
+                         const char *name,
+                         char *const *excludes,
+                         size_t n,
+                         Failure *reterr) {
+        json_object *manifest;
+        int r = tree_make_snapshot(snapshot_fd(s->hot), dirfd, name, reterr);
+
+        if (r >= 0 && n > 0)
+                r = drop_excluded(dirfd, name, excludes, n, reterr);
+        if (r >= 0 && json_get_object(s->record, "manifest", &manifest) >= 0) {
+                (void) json_get_u64(manifest, "entries", &s->files); /* only told, not relied on */
+                (void) json_get_u64(manifest, "bytes", &s->bytes);
+        }
+        return r;
+}
+
+int stage_tree(Stage *s,
+               const char *path,
+               TreeKind kind,
+               int dirfd,
+               const char *name,
+               char *const *excludes,
+               size_t n_excludes,
+               Failure *reterr) {
+        Failure no_subvolume = FAILURE_INIT;
+        int r;
+
+        if (kind == TREE_SUBVOLUME && s->hot && image_is_root(s, path)) {
+                r = snapshot_tree(s, dirfd, name, excludes, n_excludes, reterr);
+        } else {
+                /* On a file system without subvolumes a directory takes its place. */
+                if (kind == TREE_SUBVOLUME &&
+                    tree_make_subvolume(dirfd, name, &no_subvolume) == -ENOSPC) {
+                        *reterr = no_subvolume;
+                        return -ENOSPC;
+                }
+                r = extract_tree(s, path, dirfd, name, reterr);
+        }
+        if (r < 0)
+                return r;
+        if (syncfs(dirfd) < 0)
+                return fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno,
+                                  "syncing the staged tree of %s", path);
+        return 0;
+}
