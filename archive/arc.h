@@ -2,8 +2,8 @@
 
 /*
  * File tree <-> entries. Untrusted input: the tree belongs to the service's user, who may change it
- * while we walk. Everything is relative to directory descriptors, nothing follows a link, no mount is
- * crossed, no FIFO or device is opened.
+ * while we walk. Everything is relative to directory descriptors, nothing follows a link, no mount
+ * is crossed, no FIFO or device is opened.
  */
 
 #include "base/cleanup.h"
@@ -17,9 +17,9 @@ typedef struct ArcRules ArcRules;
 /*
  * Globs relative to a service's Path: `*` and `?` and [sets] within a component, `**` any number of
  * components. A directory that matches is left out with all below it; "cache/" + "**" keeps the
- * directory and leaves out what is in it. A leading dot is a character like others, `?` is one UTF-8
- * character (or a byte that is none), a backslash is itself; [!x] and [^x] negate. -EINVAL with reterr
- * (FAIL_CONFIGURATION_INVALID) for a malformed glob.
+ * directory and leaves out what is in it. A leading dot is a character like others, `?` is one
+ * UTF-8 character (or a byte that is none), a backslash is itself; [!x] and [^x] negate. -EINVAL
+ * with reterr (FAIL_CONFIGURATION_INVALID) for a malformed glob.
  */
 int arc_rules_new(const char *const *globs, size_t n, ArcRules **ret, Failure *reterr);
 void arc_rules_free(ArcRules *rules);
@@ -49,14 +49,21 @@ typedef struct ArcSink {
          * to stop. Not asked for a further name of a file (that entry costs no reading), so what it
          * knows of a file with nlink > 1 must be a file, not a hard link. May be NULL.
          */
-        int (*known)(void *userdata, const char *service, const char *dir, const char *name,
-                     const EntryLocal *local, Failure *reterr);
+        int (*known)(void *userdata,
+                     const char *service,
+                     const char *dir,
+                     const char *name,
+                     const EntryLocal *local,
+                     Failure *reterr);
         /*
          * A complete entry (class LARGE for files; the sink decides about SQLITE). `fd` is open for
          * reading for a file with a size, else -1; borrowed. Negative stops the walk; positive: it
          * was not recorded (no further name will be a link to it, a directory is not entered).
          */
-        int (*entry)(void *userdata, const Entry *entry, const EntryLocal *local, int fd,
+        int (*entry)(void *userdata,
+                     const Entry *entry,
+                     const EntryLocal *local,
+                     int fd,
                      Failure *reterr);
         /*
          * Something could not be read or is left out (socket, nested subvolume, mount): `path` is
@@ -71,15 +78,15 @@ typedef struct ArcSink {
 
 /*
  * Walks all roots and emits entries in manifest order: (service, parent directory, name), component
- * by component; a directory's children are one run, then its subdirectories in order. Roots may come
- * in any order and must not overlap. Memory: one directory's names, and the pending
- * subdirectories of each ancestor. A directory named HP_AREA_NAME is always left out. Problem codes:
- * FAIL_SOURCE_MISSING (vanished or unreadable), FAIL_SNAPSHOT_FAILED (nested subvolume: st_ino 256 on
- * another device, or the empty stub with inode 2), FAIL_NOT_RESTORABLE (mount, not crossed).
- * Sockets are reported with FAIL_NONE: left out and named. Hard links: the first name in order is
- * the file, further ones are ENTRY_HARDLINK with `target` its absolute path, owner, mode and mtime,
- * without flags, xattrs and size. A directory that cannot be recorded is one problem, and nothing
- * below it is handed out. "/" cannot be a root.
+ * by component; a directory's children are one run, then its subdirectories in order. Roots may
+ * come in any order and must not overlap. Memory: one directory's names, and the pending
+ * subdirectories of each ancestor. A directory named HP_AREA_NAME is always left out. Problem
+ * codes: FAIL_SOURCE_MISSING (vanished or unreadable), FAIL_SNAPSHOT_FAILED (nested subvolume:
+ * st_ino 256 on another device, or the empty stub with inode 2), FAIL_NOT_RESTORABLE (mount, not
+ * crossed). Sockets are reported with FAIL_NONE: left out and named. Hard links: the first name in
+ * order is the file, further ones are ENTRY_HARDLINK with `target` its absolute path, owner, mode
+ * and mtime, without flags, xattrs and size. A directory that cannot be recorded is one problem,
+ * and nothing below it is handed out. "/" cannot be a root.
  */
 int arc_walk(const ArcRoot *roots, size_t n, const ArcSink *sink, Failure *reterr);
 
@@ -108,14 +115,18 @@ int arc_extract_new(const ArcExtractParams *params, ArcExtract **ret, Failure *r
  * flags again when its last child is there. Duplicates, a missing or non-directory parent: -EINVAL.
  * Missing ancestors of the very first entries are an error too, unless `make_parents` (then 0700 of
  * the caller's, as is a missing root). A flag or xattr that the file system cannot take is a
- * failure, unless it is harmless there (nodump, noatime, compression; no-copy-on-write where nothing
- * is copied on write).
+ * failure, unless it is harmless there (nodump, noatime, compression; no-copy-on-write where
+ * nothing is copied on write).
  */
-int arc_extract_put(
-        ArcExtract *x, const char *path, const Entry *entry, const char *link, bool make_parents,
-        Failure *reterr);
+int arc_extract_put(ArcExtract *x,
+                    const char *path,
+                    const Entry *entry,
+                    const char *link,
+                    bool make_parents,
+                    Failure *reterr);
 
-/* Finishes all open directories and pending flags. Nothing is synced here: the caller syncfs()es. */
+/* Finishes all open directories and pending flags. Nothing is synced here: the caller syncfs()es.
+ */
 int arc_extract_finish(ArcExtract *x, Failure *reterr);
 void arc_extract_free(ArcExtract *x); /* NULL is fine; what was made stays */
 DEFINE_CLEANUP(ArcExtract *, arc_extract_free);
@@ -123,8 +134,8 @@ DEFINE_CLEANUP(ArcExtract *, arc_extract_free);
 /* ---- one object, for comparing and copying ---- */
 
 /*
- * The entry of one object by descriptor (O_PATH is enough for anything but a file's flags). Strings and
- * xattrs are owned by `store`, to be freed with arc_stat_done().
+ * The entry of one object by descriptor (O_PATH is enough for anything but a file's flags). Strings
+ * and xattrs are owned by `store`, to be freed with arc_stat_done().
  */
 typedef struct ArcStat {
         Entry entry;
@@ -135,14 +146,19 @@ int arc_stat(int dirfd, const char *name, ArcStat *ret, Failure *reterr);
 void arc_stat_done(ArcStat *s);
 
 /*
- * Copies `src_name` with everything below from `src_dirfd` to a new `dst_name` in `dst_dirfd`, metadata
- * and all, data by FICLONE where the file systems allow it, else byte by byte with holes kept. Both are
- * one component. Sockets are left out; a file that changes meanwhile is -EBUSY.
- * Adds to *ret_bytes what was copied byte by byte. Does not cross mounts or subvolumes (-EXDEV).
+ * Copies `src_name` with everything below from `src_dirfd` to a new `dst_name` in `dst_dirfd`,
+ * metadata and all, data by FICLONE where the file systems allow it, else byte by byte with holes
+ * kept. Both are one component. Sockets are left out; a file that changes meanwhile is -EBUSY. Adds
+ * to *ret_bytes what was copied byte by byte. Does not cross mounts or subvolumes (-EXDEV).
  */
-int arc_copy_tree(
-        int src_dirfd, const char *src_name, int dst_dirfd, const char *dst_name,
-        bool (*interrupted)(void *), void *userdata, uint64_t *ret_bytes, Failure *reterr);
+int arc_copy_tree(int src_dirfd,
+                  const char *src_name,
+                  int dst_dirfd,
+                  const char *dst_name,
+                  bool (*interrupted)(void *),
+                  void *userdata,
+                  uint64_t *ret_bytes,
+                  Failure *reterr);
 
 /* FICLONE if possible, else the data extents by copy. 0 or negative errno. */
 int arc_copy_content(int src_fd, int dst_fd, uint64_t *ret_copied);

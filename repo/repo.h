@@ -54,6 +54,12 @@ typedef enum RepoLock { REPO_LOCK_WRITER, REPO_LOCK_PACKS_SHARED, REPO_LOCK_PACK
 int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr);
 
 /*
+ * True if packs that the index knew have vanished: then content that a base state names must be looked up
+ * before it is reused.
+ */
+bool repo_needs_verify(Repo *repo);
+
+/*
  * Gives the private key (PEM, borrowed) or, with NULL, loads it from keys_dir when content is first
  * read. FAIL_KEY_MISSING when a content key cannot be opened.
  */
@@ -182,6 +188,10 @@ int repo_check(
         void (*on_damage)(void *userdata, const char *object, const Failure *why),
         void (*on_progress)(void *userdata, uint64_t done, uint64_t total), void *userdata,
         RepoCheck *ret, Failure *reterr);
+
+/* Writes or removes the pin of a backup durably. Needs REPO_LOCK_WRITER. */
+int repo_pin(Repo *repo, const char *backup_id, bool pinned, Failure *reterr);
+bool repo_is_pinned(Repo *repo, const char *backup_id);
 
 /* Removes the record (and pin) durably; packs stay until prune. Needs REPO_LOCK_WRITER. */
 int repo_delete(Repo *repo, const char *backup_id, Failure *reterr);

@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * The hold: every SQLite database of a backup is write-locked at once, for the few milliseconds of a
- * snapshot, by one holdpoint-sqlite process per owner; and what those helpers do later in the frozen
- * image or from a pinned connection. No SQLite code runs in the worker itself.
+ * The hold: every SQLite database of a backup is write-locked at once, for the few milliseconds of
+ * a snapshot, by one holdpoint-sqlite process per owner; and what those helpers do later in the
+ * frozen image or from a pinned connection. No SQLite code runs in the worker itself.
  */
 
 #include <stdbool.h>
@@ -48,10 +48,10 @@ typedef struct HoldParams {
 } HoldParams;
 
 /*
- * Starts one helper per owner and lets each open and read its databases: all that may wait. A database
- * that cannot be opened, or has a hot journal, gets its `failure`; the others go on. Root-owned
- * databases are taken by uid 0 with empty capability sets and no_new_privs, and refused if others may
- * write the directory. A helper dies with the thread that called this.
+ * Starts one helper per owner and lets each open and read its databases: all that may wait. A
+ * database that cannot be opened, or has a hot journal, gets its `failure`; the others go on.
+ * Root-owned databases are taken by uid 0 with empty capability sets and no_new_privs, and refused
+ * if others may write the directory. A helper dies with the thread that called this.
  */
 int hold_prepare(const HoldParams *params, Hold **ret, Failure *reterr);
 
@@ -68,17 +68,19 @@ int hold_pin(Hold *h, Failure *reterr);
 /*
  * Releases. Fills pause_usec. A database whose helper died, was killed past its deadline or let go
  * by itself before is no longer `held`. Returns the whole hold, from the first lock to the last
- * release, in *ret_pause_usec. Helpers that do not answer are killed: never blocks past a second. Call
- * it after the snapshot: what counts for `held` is that the locks were there when this was called.
+ * release, in *ret_pause_usec. Helpers that do not answer are killed: never blocks past a second.
+ * Call it after the snapshot: what counts for `held` is that the locks were there when this was
+ * called.
  */
 int hold_release(Hold *h, uint64_t *ret_pause_usec, Failure *reterr);
 
 /*
  * After the release: copies one database with SQLite's backup API to `fd`, an empty file which the
- * caller owns and passes open for reading and writing; it is synced. WAL: as it was at the pin (or now, if
- * it was not pinned; `held` tells). Rollback journal: in slices of at most 250 ms, started again
- * when a writer came between, and FAIL_BUSY after 24 such starts. The copy has no side files and
- * keeps page size, user_version and journal mode. 0, or negative errno with the failure in reterr.
+ * caller owns and passes open for reading and writing; it is synced. WAL: as it was at the pin (or
+ * now, if it was not pinned; `held` tells). Rollback journal: in slices of at most 250 ms, started
+ * again when a writer came between, and FAIL_BUSY after 24 such starts. The copy has no side files
+ * and keeps page size, user_version and journal mode. 0, or negative errno with the failure in
+ * reterr.
  */
 int hold_copy(Hold *h, size_t database, int fd, Failure *reterr);
 
@@ -96,7 +98,8 @@ typedef struct HoldImage {
 
 typedef struct HoldImageJob {
         const char *libexec_dir;
-        HoldDatabase *databases; /* dirfd and name lie in the (writable) image; path is the live one */
+        HoldDatabase
+                *databases; /* dirfd and name lie in the (writable) image; path is the live one */
         size_t n;
         const HoldImage *images;
         size_t n_images;
@@ -106,9 +109,10 @@ typedef struct HoldImageJob {
 } HoldImageJob;
 
 /*
- * Recovers each database in place in the image, as its owner: hot journal rolled back or WAL folded in,
- * side files gone, journal mode kept; the mtime of database and directory put back. A database
- * that cannot be recovered has its `failure` set; the rest go on. 0 unless no helper could be run at all.
+ * Recovers each database in place in the image, as its owner: hot journal rolled back or WAL folded
+ * in, side files gone, journal mode kept; the mtime of database and directory put back. A database
+ * that cannot be recovered has its `failure` set; the rest go on. 0 unless no helper could be run
+ * at all.
  */
 int hold_recover(const HoldImageJob *job, Failure *reterr);
 

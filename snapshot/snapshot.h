@@ -14,7 +14,7 @@
 #include "base/json.h"
 
 typedef enum SnapshotKind {
-        SNAPSHOT_AUTO,  /* btrfs where the path lies on btrfs, else lvm where it can, else none */
+        SNAPSHOT_AUTO, /* btrfs where the path lies on btrfs, else lvm where it can, else none */
         SNAPSHOT_BTRFS,
         SNAPSHOT_LVM,
         SNAPSHOT_NONE,
@@ -35,10 +35,10 @@ int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *rete
 void volume_free(Volume *v);
 DEFINE_CLEANUP(Volume *, volume_free);
 
-SnapshotKind volume_kind(const Volume *v);   /* never AUTO */
+SnapshotKind volume_kind(const Volume *v); /* never AUTO */
 bool volume_equal(const Volume *a, const Volume *b);
-const char *volume_root(const Volume *v);    /* absolute live path of its root; for NONE: "/" */
-int volume_root_fd(const Volume *v);         /* borrowed */
+const char *volume_root(const Volume *v); /* absolute live path of its root; for NONE: "/" */
+int volume_root_fd(const Volume *v);      /* borrowed */
 
 /*
  * Makes the snapshot `name` (one component, self-describing: hot.BACKUP-ID.N) in the volume's area,
@@ -83,20 +83,26 @@ int snapshot_open(json_object *identity, Snapshot **ret, Failure *reterr);
 /* ---- areas: the `.holdpoint` directory of a target ---- */
 
 /*
- * Opens (made if needed: root, 0700) the area for `target`: at the root of the subvolume, or elsewhere
- * of the mount, that holds the target's parent. If target is itself the root of its mount, the area
- * inside it, and *ret_is_root is true. An area that is not root's own 0700 directory is refused.
- * Returns an fd; `ret_path` (owned, may be NULL) its absolute path.
+ * Opens (made if needed: root, 0700) the area for `target`: at the root of the subvolume, or
+ * elsewhere of the mount, that holds the target's parent. If target is itself the root of its
+ * mount, the area inside it, and *ret_is_root is true. An area that is not root's own 0700
+ * directory is refused. Returns an fd; `ret_path` (owned, may be NULL) its absolute path.
  */
 int area_open(const char *target, bool create, char **ret_path, bool *ret_is_root, Failure *reterr);
 
 /* ---- trees: what the swap works on ---- */
 
-typedef enum TreeKind { TREE_ABSENT, TREE_FILE, TREE_DIRECTORY, TREE_SUBVOLUME, TREE_OTHER } TreeKind;
+typedef enum TreeKind {
+        TREE_ABSENT,
+        TREE_FILE,
+        TREE_DIRECTORY,
+        TREE_SUBVOLUME,
+        TREE_OTHER
+} TreeKind;
 
 /*
- * Identity of one tree, stable over renames: fsid + subvolume id + uuid for a subvolume, else fsid (or
- * device) + inode + birth time.
+ * Identity of one tree, stable over renames: fsid + subvolume id + uuid for a subvolume, else fsid
+ * (or device) + inode + birth time.
  */
 typedef struct TreeId {
         TreeKind kind;
@@ -106,7 +112,10 @@ typedef struct TreeId {
         uint8_t uuid[16];
 } TreeId;
 
-int tree_identify(int dirfd, const char *name, TreeId *ret, Failure *reterr); /* absent is success */
+int tree_identify(int dirfd,
+                  const char *name,
+                  TreeId *ret,
+                  Failure *reterr); /* absent is success */
 bool tree_id_equal(const TreeId *a, const TreeId *b);
 json_object *tree_id_json(const TreeId *id); /* owned */
 int tree_id_read(json_object *o, TreeId *ret);
@@ -116,23 +125,31 @@ int tree_make_subvolume(int dirfd, const char *name, Failure *reterr);
 int tree_make_snapshot(int image_fd, int dirfd, const char *name, Failure *reterr);
 
 /*
- * Removes a tree of any kind in an area. A subvolume with a nested subvolume in it is -ENOTEMPTY and
- * stays; never recursive across subvolumes. Absent is success.
+ * Removes a tree of any kind in an area. A subvolume with a nested subvolume in it is -ENOTEMPTY
+ * and stays; never recursive across subvolumes. Absent is success.
  */
-int tree_remove(
-        int dirfd, const char *name, bool (*interrupted)(void *), void *userdata, Failure *reterr);
+int tree_remove(int dirfd,
+                const char *name,
+                bool (*interrupted)(void *),
+                void *userdata,
+                Failure *reterr);
 
 /*
- * renameat2(RENAME_EXCHANGE), or RENAME_NOREPLACE when exactly one side is absent, then fsync of both
- * parents. Identities are compared before (-ESTALE, FAIL_TARGET_IN_USE, when a name is not what `a`/`b` say).
+ * renameat2(RENAME_EXCHANGE), or RENAME_NOREPLACE when exactly one side is absent, then fsync of
+ * both parents. Identities are compared before (-ESTALE, FAIL_TARGET_IN_USE, when a name is not
+ * what `a`/`b` say).
  */
-int tree_exchange(
-        int dirfd_a, const char *name_a, const TreeId *a, int dirfd_b, const char *name_b,
-        const TreeId *b, Failure *reterr);
+int tree_exchange(int dirfd_a,
+                  const char *name_a,
+                  const TreeId *a,
+                  int dirfd_b,
+                  const char *name_b,
+                  const TreeId *b,
+                  Failure *reterr);
 
 /*
  * Proof that nobody holds `path`: open files, working and root directories, mappings, mounts on or
- * below it, in every process and mount namespace but the caller itself. A /proc entry that cannot be read
- * counts as busy. 0, or -EBUSY with FAIL_TARGET_IN_USE naming process and what it holds.
+ * below it, in every process and mount namespace but the caller itself. A /proc entry that cannot
+ * be read counts as busy. 0, or -EBUSY with FAIL_TARGET_IN_USE naming process and what it holds.
  */
 int tree_prove_unused(const char *path, Failure *reterr);
