@@ -14,15 +14,15 @@
 #include "base/text.h"
 #include "worker/collect.h"
 #include "worker/databases.h"
+#include "worker/facts.h"
 #include "worker/hot.h"
 #include "worker/open-repo.h"
-#include "worker/record.h"
 #include "worker/run.h"
 #include "worker/state.h"
 
 typedef struct Backup {
         Work *work;
-        RecordRequest request;
+        FactsRequest request;
         json_object *services; /* names, borrowed from the request */
         unsigned level;
         Source source;
@@ -51,7 +51,7 @@ static void backup_done(Backup *b) {
 
 static int read_request(Backup *b, Failure *reterr) {
         Work *w = b->work;
-        RecordRequest *q = &b->request;
+        FactsRequest *q = &b->request;
         uint64_t level = w->config->compression_level;
         int r;
 
@@ -231,7 +231,7 @@ static void remember(Backup *b) {
 
 static int commit(Backup *b, bool partial, json_object **ret_record, Failure *reterr) {
         _cleanup_json_ json_object *facts =
-                record_facts(&b->request, &b->source, &b->point, &b->collect, partial);
+                facts_new(&b->request, &b->source, &b->point, &b->collect, partial);
         int r;
 
         if (!facts)
@@ -265,7 +265,7 @@ static json_object *make_summary(const Backup *b) {
             json_put_u64(o, "read_bytes", b->totals.read_bytes) < 0 ||
             json_put_u64(o, "files", b->totals.entries) < 0 ||
             json_put_u64(o, "pause_usec", b->point.pause_usec) < 0 ||
-            json_put_string(o, "consistency", record_consistency(&b->source, &b->point)) < 0) {
+            json_put_string(o, "consistency", facts_consistency(&b->source, &b->point)) < 0) {
                 json_object_put(o);
                 return NULL;
         }
@@ -303,7 +303,7 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
                 return r;
         work_progress(w, true);
         (void) hot_rotate(w, backup_exists, b.repo);
-        work_stream(w, "backup", "backup", record_dictionary(w, b.repo, record));
+        work_stream(w, "backup", "backup", facts_dictionary(w, b.repo, record));
         *ret_summary = make_summary(&b);
         *ret_result = partial ? "partial" : "done";
         if (partial)

@@ -7,10 +7,10 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "worker/facts.h"
 #include "worker/hot.h"
 #include "worker/intent.h"
 #include "worker/open-repo.h"
-#include "worker/record.h"
 #include "worker/run.h"
 
 static int open_existing(Work *w, bool writer, const char *backup_id, Repo **ret, Failure *reterr) {
@@ -116,7 +116,7 @@ typedef struct Reconcile {
 
 static int on_record(void *userdata, const char *id, json_object *record, const Failure *damage) {
         Reconcile *c = userdata;
-        json_object *d = record ? record_dictionary(c->work, c->repo, record) : NULL;
+        json_object *d = record ? facts_dictionary(c->work, c->repo, record) : NULL;
 
         if (work_interrupted(c->work))
                 return -ECANCELED;

@@ -1,4 +1,4 @@
-#include "worker/record.h"
+#include "worker/facts.h"
 
 #include <errno.h>
 #include <string.h>
@@ -27,7 +27,7 @@ static int service_consistency(const Source *s, const Point *p, size_t service) 
         return CONSISTENCY_APPLICATION;
 }
 
-const char *record_consistency(const Source *s, const Point *p) {
+const char *facts_consistency(const Source *s, const Point *p) {
         int worst = CONSISTENCY_APPLICATION;
 
         for (size_t i = 0; i < s->n_services; i++) {
@@ -109,7 +109,7 @@ static int put_services(json_object *facts, const Source *s, const Point *p) {
         return r;
 }
 
-static int put_request(json_object *facts, const RecordRequest *q) {
+static int put_request(json_object *facts, const FactsRequest *q) {
         int r = 0;
 
         r |= json_put_string(facts, "backup_id", q->backup_id);
@@ -122,11 +122,8 @@ static int put_request(json_object *facts, const RecordRequest *q) {
         return r < 0 ? -ENOMEM : 0;
 }
 
-json_object *record_facts(const RecordRequest *q,
-                          const Source *s,
-                          const Point *p,
-                          const Collect *c,
-                          bool partial) {
+json_object *
+facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect *c, bool partial) {
         _cleanup_json_ json_object *f = json_object_new_object();
 
         if (!f || put_request(f, q) < 0 || put_services(f, s, p) < 0 ||
@@ -134,7 +131,7 @@ json_object *record_facts(const RecordRequest *q,
             put_time(f, "created_at", p->instant_usec) < 0 ||
             json_put_u64(f, "instant_usec", p->instant_usec) < 0 ||
             put_time(f, "completed_at", clock_realtime_usec()) < 0 ||
-            json_put_string(f, "consistency", record_consistency(s, p)) < 0 ||
+            json_put_string(f, "consistency", facts_consistency(s, p)) < 0 ||
             json_put_u64(f, "pause_usec", p->pause_usec) < 0 ||
             json_put_string(f, "parent_id", c->parent_id) < 0 ||
             json_put(f, "databases", databases_json(s)) < 0 ||
@@ -209,7 +206,7 @@ static int put_totals(json_object *d, json_object *record) {
         return 0;
 }
 
-json_object *record_dictionary(Work *w, Repo *repo, json_object *record) {
+json_object *facts_dictionary(Work *w, Repo *repo, json_object *record) {
         _cleanup_json_ json_object *d = json_object_new_object();
         _cleanup_free_ char *path = NULL;
         const char *id;

@@ -10,26 +10,23 @@
 #include "worker/point.h"
 
 /* What a create request says about the backup. All borrowed from the request. */
-typedef struct RecordRequest {
+typedef struct FactsRequest {
         const char *backup_id, *name, *type, *description, *created_by, *schedule;
         bool include_files, pinned;
-} RecordRequest;
+} FactsRequest;
 
 /*
  * The facts of a finished backup, without what repo_session_commit() adds. `partial` decides the
  * status. Owned; NULL if out of memory.
  */
-json_object *record_facts(const RecordRequest *q,
-                          const Source *s,
-                          const Point *p,
-                          const Collect *c,
-                          bool partial);
+json_object *
+facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect *c, bool partial);
 
 /* The weakest consistency of all services ("application" "crash" "none"). Literal. */
-const char *record_consistency(const Source *s, const Point *p);
+const char *facts_consistency(const Source *s, const Point *p);
 
 /*
  * A record as the dictionary of D-Bus (docs/DBUS.md): adds file_path, copies, pinned, metadata.
  * Owned; NULL if out of memory or the record lacks what it must have.
  */
-json_object *record_dictionary(Work *w, Repo *repo, json_object *record);
+json_object *facts_dictionary(Work *w, Repo *repo, json_object *record);
