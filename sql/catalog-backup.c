@@ -283,22 +283,19 @@ static int remove_unseen(Catalog *c, json_object *removed, Failure *reterr) {
 
 int catalog_reconcile_finish(Catalog *c, json_object **ret_removed, Failure *reterr) {
         _cleanup_json_ json_object *removed = json_object_new_array();
-        bool batch = db_in_transaction(c->db);
         int r;
 
         if (!removed)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        r = batch ? 0 : db_begin(c->db, reterr);
+        r = catalog_batch_begin(c, reterr);
         if (r < 0)
                 return r;
         r = remove_unseen(c, removed, reterr);
         if (r < 0) {
-                if (!batch)
-                        db_rollback(c->db);
+                catalog_batch_cancel(c);
                 return r;
         }
-        if (!batch)
-                r = db_commit(c->db, reterr);
+        r = catalog_batch_commit(c, reterr);
         if (r < 0)
                 return r;
         *ret_removed = TAKE_PTR(removed);

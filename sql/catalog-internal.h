@@ -10,6 +10,8 @@
 
 struct Catalog {
         Db *db;
+        unsigned depth; /* of batches: only the outermost is a transaction */
+        bool broken;    /* an inner one was given up, so the outermost must not commit */
 };
 
 /* Generated from sql/schema/. */

@@ -210,14 +210,14 @@ static int interrupt_all(Catalog *c, const Failure *why, Failure *reterr) {
 }
 
 int catalog_interrupt(Catalog *c, const Failure *why, Failure *reterr) {
-        int r = db_begin(c->db, reterr);
+        int r = catalog_batch_begin(c, reterr);
 
         if (r < 0)
                 return r;
         r = interrupt_all(c, why, reterr);
         if (r < 0) {
-                db_rollback(c->db);
+                catalog_batch_cancel(c);
                 return r;
         }
-        return db_commit(c->db, reterr);
+        return catalog_batch_commit(c, reterr);
 }

@@ -156,13 +156,30 @@ void catalog_free(Catalog *c) {
 }
 
 int catalog_batch_begin(Catalog *c, Failure *reterr) {
-        return db_begin(c->db, reterr);
+        int r = c->depth > 0 ? 0 : db_begin(c->db, reterr);
+
+        if (r < 0)
+                return r;
+        if (c->depth == 0)
+                c->broken = false;
+        c->depth++;
+        return 0;
 }
 
 int catalog_batch_commit(Catalog *c, Failure *reterr) {
+        c->depth--;
         /* An error inside may have ended the transaction already (disk full): that is a failed
          * batch. */
-        if (!db_in_transaction(c->db))
-                return fail_set(reterr, FAIL_INTERNAL, EIO, "the catalogue gave up a transaction");
-        return db_commit(c->db, reterr);
+        if (c->broken || !db_in_transaction(c->db)) {
+                if (c->depth == 0)
+                        db_rollback(c->db);
+                return fail_set(reterr, FAIL_INTERNAL, EIO, "the catalogue could not be written");
+        }
+        return c->depth > 0 ? 0 : db_commit(c->db, reterr);
+}
+
+void catalog_batch_cancel(Catalog *c) {
+        c->broken = true;
+        if (--c->depth == 0)
+                db_rollback(c->db);
 }

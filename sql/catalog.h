@@ -31,10 +31,13 @@ void catalog_free(Catalog *c);
 DEFINE_CLEANUP(Catalog *, catalog_free);
 #define _cleanup_catalog_ _cleanup_(catalog_freep)
 
-/* Makes one transaction (one fsync) of the calls in between. A failed commit leaves nothing of
- * them. */
+/*
+ * Makes one transaction (one fsync) of the calls in between; batches nest. Commit and cancel end
+ * what begin began. A cancelled inner batch, or a failed commit, leaves nothing of the outermost.
+ */
 int catalog_batch_begin(Catalog *c, Failure *reterr);
 int catalog_batch_commit(Catalog *c, Failure *reterr);
+void catalog_batch_cancel(Catalog *c);
 
 /*
  * Adds or replaces a backup. `ret_added` (may be NULL) is true if there was no completed or partial

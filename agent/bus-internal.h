@@ -1,0 +1,126 @@
+#pragma once
+
+/*
+ * What the bus-*.c files share: the way of a call from its arrival over its authorisation to its
+ * handler, reading of options, writing of dictionaries.
+ */
+
+#include <systemd/sd-bus.h>
+
+#include "agent/bus.h"
+#include "agent/job.h"
+
+/*
+ * Handles an authorised call: reads the arguments and replies, once. Returns 0, or a negative errno
+ * with a failure to be replied; -EOPNOTSUPP without one is NotSupported. `uid` is the sender's.
+ */
+typedef int (*BusHandler)(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+
+typedef struct BusMethod {
+        const char *member;
+        BusHandler handle;
+} BusMethod;
+
+/*
+ * bus-auth.c: finds out who calls and whether they may, without blocking, then calls the handler
+ * and replies its failure. A member without an action in the table is refused. Returns 1 (handled).
+ */
+int bus_auth_call(Manager *m, sd_bus_message *call, const BusMethod *method);
+
+/* bus-error.c: replies with a failure, or what an errno without one stands for. */
+int bus_error_reply(sd_bus_message *call, int r, const Failure *failure);
+
+/* Replies with a standard D-Bus error. */
+int bus_error_reply_standard(sd_bus_message *call, const char *name, const char *text);
+
+/* bus-options.c: one allowed key of an a{sv}. `type` is s, b, u, h or as; fds are borrowed from the
+ * call. */
+typedef struct BusOption {
+        const char *key;
+        const char *type;
+        void *ret; /* const char *, bool (as bool), uint32_t, int; NULL for as: only its presence
+                      counts */
+        bool *ret_set; /* may be NULL */
+} BusOption;
+
+/* Reads an a{sv}; unknown keys, keys given twice and wrong types are FAIL_INVALID_ARGUMENT by name.
+ */
+int bus_read_options(sd_bus_message *call, const BusOption *options, size_t n, Failure *reterr);
+
+/* The bytes of a call's body, as far as they matter: sums texts and values. */
+int bus_body_size(sd_bus_message *call, size_t *ret);
+
+/* A UUID of a backup or restore from the call; FAIL_INVALID_ARGUMENT for anything else. */
+int bus_read_id(sd_bus_message *call, const char *what, const char **ret, Failure *reterr);
+
+/* bus-dict.c: each appends one a{sv}. */
+int bus_append_backup(sd_bus_message *m, json_object *backup);
+int bus_append_restore(sd_bus_message *m, json_object *restore);
+int bus_append_job(sd_bus_message *m, json_object *job);
+int bus_append_summary(sd_bus_message *m, json_object *summary); /* NULL: empty */
+
+/* Appends an "as". */
+int bus_append_strings(sd_bus_message *m, const ConfigStrings *list);
+
+/* Replies with an array of dictionaries made by `append`. */
+int bus_reply_list(sd_bus_message *call,
+                   json_object *list,
+                   int (*append)(sd_bus_message *, json_object *),
+                   Failure *reterr);
+int bus_reply_dictionary(sd_bus_message *call,
+                         json_object *o,
+                         int (*append)(sd_bus_message *, json_object *),
+                         Failure *reterr);
+
+/* Replies with the path of a job, after a text if `id` is not NULL. */
+int bus_reply_job(sd_bus_message *call, const char *id, const Job *j, Failure *reterr);
+
+/* Turns a failed append or send into a failure. */
+int bus_fail(Failure *reterr, int r);
+
+/* Handlers, by file. */
+int bus_backup_create(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_backup_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_backup_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_backup_delete(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_backup_verify(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_restore_start(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_restore_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_restore_rollback(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_restore_confirm(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_job_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_job_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_status_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_status_reload(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+
+/* bus-status.c: properties of the manager. */
+int bus_status_property(sd_bus *bus,
+                        const char *path,
+                        const char *interface,
+                        const char *property,
+                        sd_bus_message *reply,
+                        void *userdata,
+                        sd_bus_error *reterr_error);
+
+/* The tables of the two interfaces. */
+extern const sd_bus_vtable bus_manager_vtable[];
+extern const sd_bus_vtable bus_job_vtable[];
+
+/* bus-job.c: the job behind an object path, and the paths there are. */
+int bus_job_object_find(sd_bus *bus,
+                        const char *path,
+                        const char *interface,
+                        void *userdata,
+                        void **ret_found,
+                        sd_bus_error *reterr_error);
+int bus_job_enumerate(sd_bus *bus,
+                      const char *prefix,
+                      void *userdata,
+                      char ***ret_nodes,
+                      sd_bus_error *reterr_error);
+
+static inline void bus_message_freep(sd_bus_message **m) {
+        sd_bus_message_unref(*m);
+}
+
+#define _cleanup_message_ _cleanup_(bus_message_freep)

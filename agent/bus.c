@@ -1,0 +1,87 @@
+/*
+ * The connection. Everything is exported before the name is asked for, so that no call of a client
+ * that was waiting for the name meets half an object tree. Losing the connection ends the agent:
+ * its service is started again, and jobs that ran are then known to be interrupted.
+ */
+
+#include "agent/bus.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "agent/bus-internal.h"
+#include "base/log.h"
+#include "base/names.h"
+
+static int export_objects(Manager *m) {
+        int r = sd_bus_add_object_manager(m->bus, NULL, HP_BUS_ROOT);
+
+        if (r >= 0)
+                r = sd_bus_add_object_vtable(m->bus, NULL, HP_BUS_ROOT, HP_IFACE_MANAGER,
+                                             bus_manager_vtable, m);
+        if (r >= 0)
+                r = sd_bus_add_fallback_vtable(m->bus, NULL, HP_BUS_JOB_PREFIX, HP_IFACE_JOB,
+                                               bus_job_vtable, bus_job_object_find, m);
+        if (r >= 0)
+                r = sd_bus_add_node_enumerator(m->bus, NULL, HP_BUS_JOB_PREFIX, bus_job_enumerate,
+                                               m);
+        return r;
+}
+
+int bus_open(Manager *m, Failure *reterr) {
+        int r = sd_bus_open_system(&m->bus);
+
+        if (r < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot connect to the system bus");
+        r = sd_bus_set_exit_on_disconnect(m->bus, true);
+        if (r >= 0)
+                r = export_objects(m);
+        if (r >= 0)
+                r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot set up the bus") : 0;
+}
+
+int bus_own_name(Manager *m, Failure *reterr) {
+        int r = sd_bus_request_name(m->bus, HP_BUS_NAME, 0);
+
+        if (r == -EEXIST)
+                return fail_set(reterr, FAIL_BUSY, EEXIST, "another agent runs already: it owns %s",
+                                HP_BUS_NAME);
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot own the name %s", HP_BUS_NAME)
+                     : 0;
+}
+
+void bus_close(Manager *m) {
+        if (!m->bus)
+                return;
+        (void) sd_bus_set_exit_on_disconnect(m->bus, false);
+        m->bus = sd_bus_flush_close_unref(m->bus);
+}
+
+static void warn(int r, const char *what) {
+        if (r < 0)
+                log_debug("%s could not be told: %s", what, strerror(-r));
+}
+
+void bus_manager_changed(Manager *m, const char *property) {
+        if (m->bus)
+                warn(sd_bus_emit_properties_changed(m->bus, HP_BUS_ROOT, HP_IFACE_MANAGER, property,
+                                                    NULL),
+                     property);
+}
+
+void bus_backup_added(Manager *m, const char *id) {
+        warn(sd_bus_emit_signal(m->bus, HP_BUS_ROOT, HP_IFACE_MANAGER, "BackupAdded", "s", id),
+             "a new backup");
+}
+
+void bus_backup_removed(Manager *m, const char *id) {
+        warn(sd_bus_emit_signal(m->bus, HP_BUS_ROOT, HP_IFACE_MANAGER, "BackupRemoved", "s", id),
+             "a removed backup");
+}
+
+void bus_service_overdue(Manager *m, const char *service, uint64_t since_usec) {
+        warn(sd_bus_emit_signal(m->bus, HP_BUS_ROOT, HP_IFACE_MANAGER, "ServiceOverdue", "st",
+                                service, since_usec),
+             "an overdue service");
+}

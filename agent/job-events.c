@@ -1,0 +1,374 @@
+/*
+ * Every message is taken as it might be meant to harm: types and ranges are checked, a second
+ * result cannot come (the first closes the connection), and a backup's record counts only if it is
+ * the one that was asked for. Progress never goes back, whatever is said.
+ */
+
+#include "agent/job-events.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/bus.h"
+#include "agent/reconcile.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/proto.h"
+
+#define SAVE_USEC           (5 * USEC_PER_SEC)
+#define RATE_USEC           USEC_PER_SEC
+#define SUMMARY_KEYS        64
+#define PROGRESS_BEFORE_END 0.99 /* the whole is for the end alone */
+
+static int malformed(Failure *reterr, const char *what) {
+        return fail_set(reterr, FAIL_INTERNAL, EBADMSG, "%s", what);
+}
+
+static int on_phase(Job *j, json_object *message, Failure *reterr) {
+        const char *phase;
+
+        if (json_get_string(message, "phase", &phase) < 0 ||
+            !text_is_label(phase, JOB_PHASE_MAX - 1))
+                return malformed(reterr, "a phase without a name");
+        (void) snprintf(j->phase, sizeof(j->phase), "%s", phase);
+        log_debug("Job %u: phase %s", j->id, phase);
+        bus_job_changed(j);
+        return 0;
+}
+
+static void measure_rate(Job *j) {
+        uint64_t now = clock_monotonic_usec(), span = now - j->rate_usec, rate;
+
+        if (j->rate_usec == 0 || j->bytes_done < j->rate_bytes) {
+                j->rate_usec = now;
+                j->rate_bytes = j->bytes_done;
+                return;
+        }
+        if (span < RATE_USEC)
+                return;
+        rate = (uint64_t) ((double) (j->bytes_done - j->rate_bytes) * (double) USEC_PER_SEC /
+                           (double) span);
+        j->rate = j->rate ? j->rate / 2 + rate / 2 : rate; /* halves what is older than a second */
+        j->rate_usec = now;
+        j->rate_bytes = j->bytes_done;
+        j->expected_end_usec = 0;
+        if (j->rate > 0 && j->bytes_total > j->bytes_done)
+                j->expected_end_usec = clock_realtime_usec() +
+                                       (uint64_t) ((double) (j->bytes_total - j->bytes_done) /
+                                                   (double) j->rate * (double) USEC_PER_SEC);
+}
+
+static void raise_progress(Job *j) {
+        double p = 0;
+
+        if (j->bytes_total > 0)
+                p = (double) j->bytes_done / (double) j->bytes_total;
+        else if (j->files_total > 0)
+                p = (double) j->files_done / (double) j->files_total;
+        if (p > PROGRESS_BEFORE_END)
+                p = PROGRESS_BEFORE_END;
+        if (p > j->progress)
+                j->progress = p;
+}
+
+static void save_progress(Job *j) {
+        uint64_t now = clock_monotonic_usec();
+        Failure why = FAILURE_INIT;
+
+        if (now - j->saved_usec < SAVE_USEC)
+                return;
+        j->saved_usec = now;
+        if (catalog_task_progress(j->manager->catalog, j->id, (unsigned) (j->progress * 100),
+                                  &why) < 0)
+                log_warning("Job %u: its progress could not be written, ignoring: %s", j->id,
+                            why.text);
+}
+
+static int on_progress(Job *j, json_object *message, Failure *reterr) {
+        uint64_t bytes, bytes_total, files, files_total;
+
+        if (json_get_u64(message, "bytes_done", &bytes) < 0 ||
+            json_get_u64(message, "bytes_total", &bytes_total) < 0 ||
+            json_get_u64(message, "files_done", &files) < 0 ||
+            json_get_u64(message, "files_total", &files_total) < 0)
+                return malformed(reterr, "a progress without its numbers");
+        j->bytes_done = bytes;
+        j->bytes_total = bytes_total;
+        j->files_done = files;
+        j->files_total = files_total;
+        measure_rate(j);
+        raise_progress(j);
+        save_progress(j);
+        bus_job_changed(j);
+        return 0;
+}
+
+static int on_point(Job *j, json_object *message, Failure *reterr) {
+        if (json_get_u64(message, "pause_usec", &j->pause_usec) < 0)
+                return malformed(reterr, "a point without its pause");
+        log_info("Job %u: databases held for %llu µs", j->id, (unsigned long long) j->pause_usec);
+        bus_job_changed(j);
+        return 0;
+}
+
+static int on_backup(Job *j, json_object *message, Failure *reterr) {
+        _cleanup_json_ json_object *backup = NULL;
+        json_object *in;
+        const char *id, *status;
+        bool added = false;
+        int r;
+
+        if (json_get_object(message, "backup", &in) < 0)
+                return malformed(reterr, "a backup without its record");
+        if (j->type != JOB_BACKUP && j->type != JOB_RECONCILE)
+                return malformed(reterr, "a backup that was not asked for");
+        r = record_read_backup(in, &backup, reterr);
+        if (r < 0)
+                return r;
+        if (json_get_string(backup, "backup_id", &id) < 0 ||
+            json_get_string(backup, "status", &status) < 0 ||
+            (j->type == JOB_BACKUP && strcmp(id, j->backup_id) != 0))
+                return malformed(reterr, "the record of another backup");
+        if (strcmp(status, "completed") != 0 && strcmp(status, "partial") != 0)
+                return malformed(reterr, "the record of a backup that is not finished");
+        r = catalog_put_backup(j->manager->catalog, backup, &added, &j->catalog_failure);
+        if (r < 0)
+                log_error("Backup %s cannot be put into the catalogue: %s", id,
+                          j->catalog_failure.text);
+        j->has_record = true;
+        if (added) {
+                bus_backup_added(j->manager, id);
+                bus_manager_changed(j->manager, "BackupCount");
+                bus_manager_changed(j->manager, "LastSuccessUSec");
+        }
+        return 0;
+}
+
+static int on_restore(Job *j, json_object *message, Failure *reterr) {
+        _cleanup_json_ json_object *restore = NULL;
+        json_object *in;
+        const char *id;
+        int r;
+
+        if (json_get_object(message, "restore", &in) < 0)
+                return malformed(reterr, "a restore without its row");
+        r = record_read_restore(in, &restore, reterr);
+        if (r < 0)
+                return r;
+        if (json_get_string(restore, "restore_id", &id) < 0 ||
+            (j->type != JOB_RECONCILE && strcmp(id, j->restore_id) != 0))
+                return malformed(reterr, "the row of another restore");
+        if (j->aside)
+                return 0; /* nothing was swapped: there is nothing to roll back */
+        r = catalog_put_restore(j->manager->catalog, restore, &j->catalog_failure);
+        if (r < 0)
+                log_error("Restore %s cannot be put into the catalogue: %s", id,
+                          j->catalog_failure.text);
+        return 0;
+}
+
+static int on_space(Job *j, json_object *message, Failure *reterr) {
+        Manager *m = j->manager;
+        uint64_t stored, space;
+
+        if (json_get_u64(message, "stored_bytes", &stored) < 0 ||
+            json_get_u64(message, "free_bytes", &space) < 0)
+                return malformed(reterr, "a space without its numbers");
+        m->stored_bytes = stored;
+        m->free_bytes = space;
+        bus_manager_changed(m, "StoredBytes");
+        bus_manager_changed(m, "RepositoryFreeBytes");
+        return 0;
+}
+
+static bool is_scalar(json_object *v) {
+        return json_object_is_type(v, json_type_string) || json_object_is_type(v, json_type_int) ||
+               json_object_is_type(v, json_type_boolean) ||
+               json_object_is_type(v, json_type_double);
+}
+
+/* Only what has a D-Bus type that docs/DBUS.md promises. */
+static int read_summary(json_object *message, json_object **ret, Failure *reterr) {
+        _cleanup_json_ json_object *out = json_object_new_object();
+        json_object *in;
+        int r = json_get_object(message, "summary", &in);
+
+        if (r == -ENOENT) {
+                *ret = TAKE_PTR(out);
+                return 0;
+        }
+        if (r < 0 || json_object_object_length(in) > SUMMARY_KEYS)
+                return malformed(reterr, "a bad summary");
+        json_object_object_foreach(in, key, v) {
+                if (!*key || !text_is_label(key, 63))
+                        return malformed(reterr, "a bad summary");
+                if (!is_scalar(v) && !json_object_is_type(v, json_type_array))
+                        continue;
+                if (!out || json_put(out, key, json_object_get(v)) < 0)
+                        return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        }
+        *ret = TAKE_PTR(out);
+        return 0;
+}
+
+/* Does a good result stand? Not without a record, nor with one that could not be written down. */
+static void doubt_result(Job *j, JobResult *result, Failure *why) {
+        if (*result != JOB_DONE && *result != JOB_PARTIAL)
+                return;
+        if (j->type == JOB_BACKUP && !j->has_record) {
+                *why = FAILURE_INIT;
+                (void) fail_set(why, FAIL_INTERNAL, EBADMSG,
+                                "the worker said done but sent no record of the backup");
+                *result = JOB_FAILED;
+        } else if (j->catalog_failure.code != FAIL_NONE) {
+                *why = j->catalog_failure;
+                fail_prefix(why, "the work was done, but the catalogue could not be written");
+                *result = JOB_FAILED;
+        }
+}
+
+/* Deleting what only the catalogue knows: a failed run never got as far as a record. */
+static bool is_gone_already(Job *j, const Failure *why) {
+        _cleanup_json_ json_object *backup = NULL;
+        Failure ignored = FAILURE_INIT;
+        const char *status;
+
+        return j->type == JOB_DELETE && why->code == FAIL_NO_SUCH_BACKUP &&
+               catalog_get_backup(j->manager->catalog, j->backup_id, &backup, &ignored) >= 0 &&
+               json_get_string(backup, "status", &status) >= 0 && strcmp(status, "failed") == 0;
+}
+
+static int on_result(Job *j, json_object *message, Failure *reterr) {
+        Failure why = FAILURE_INIT;
+        json_object *error, *summary = NULL;
+        JobResult result;
+        const char *text;
+        int r;
+
+        if (json_get_string(message, "result", &text) < 0 ||
+            job_result_from_text(text, &result) < 0)
+                return malformed(reterr, "a result that is none");
+        r = json_get_object(message, "error", &error);
+        if (r >= 0)
+                proto_failure_read(error, &why);
+        else if (result == JOB_CANCELED)
+                (void) fail_set(&why, FAIL_CANCELED, ECANCELED, "canceled");
+        else if (result == JOB_PARTIAL)
+                (void) fail_set(&why, FAIL_SOURCE_MISSING, EIO, "not everything could be read");
+        else if (result != JOB_DONE)
+                return malformed(reterr, "a failure without an error");
+        r = read_summary(message, &summary, reterr);
+        if (r < 0)
+                return r;
+        if (result == JOB_FAILED && is_gone_already(j, &why))
+                result = JOB_DONE;
+        if (j->type == JOB_RECONCILE && result == JOB_DONE &&
+            j->catalog_failure.code == FAIL_NONE &&
+            reconcile_complete(j->manager, &j->catalog_failure) < 0)
+                log_error("The catalogue could not be corrected: %s", j->catalog_failure.text);
+        doubt_result(j, &result, &why);
+        job_finish(j, result, &why, summary);
+        if (j->catalog_failure.code != FAIL_NONE && j->type != JOB_RECONCILE)
+                reconcile_request(j->manager);
+        return 0;
+}
+
+int job_events_handle(Job *j, json_object *message, Failure *reterr) {
+        static const struct {
+                const char *type;
+                int (*handle)(Job *j, json_object *message, Failure *reterr);
+        } table[] = {
+                { "phase", on_phase },   { "progress", on_progress }, { "point", on_point },
+                { "backup", on_backup }, { "restore", on_restore },   { "space", on_space },
+                { "result", on_result },
+        };
+        const char *type = proto_type(message);
+
+        if (strcmp(type, "accepted") == 0) {
+                log_debug("Job %u: accepted", j->id);
+                return 0;
+        }
+        for (size_t i = 0; i < ELEMENTSOF(table); i++)
+                if (strcmp(type, table[i].type) == 0)
+                        return table[i].handle(j, message, reterr);
+        return malformed(reterr, "a message of an unknown type");
+}
+
+static void settle_backup(Job *j) {
+        Catalog *c = j->manager->catalog;
+        _cleanup_json_ json_object *backup = NULL;
+        Failure why = FAILURE_INIT;
+        const char *status = "";
+
+        if (catalog_get_backup(c, j->backup_id, &backup, &why) < 0)
+                return;
+        (void) json_get_string(backup, "status", &status);
+        /* A record that arrived before the end is in the repository, whatever came after it. */
+        if (strcmp(status, "running") == 0 &&
+            catalog_fail_backup(c, j->backup_id, &j->failure, &why) < 0)
+                log_error("Backup %s cannot be marked as failed: %s", j->backup_id, why.text);
+}
+
+static void settle_restore(Job *j) {
+        Catalog *c = j->manager->catalog;
+        _cleanup_json_ json_object *row = NULL;
+        Failure why = FAILURE_INIT;
+        char now[CLOCK_TEXT_MAX];
+        const char *state = "";
+
+        /* An interrupted one may be anything: only its intent knows, and a reconcile asks for it.
+         */
+        if (j->aside || j->result == JOB_INTERRUPTED ||
+            catalog_get_restore(c, j->restore_id, &row, &why) < 0)
+                return;
+        (void) json_get_string(row, "state", &state);
+        if (strcmp(state, "staging") != 0)
+                return;
+        clock_format(clock_realtime_usec(), now);
+        if (json_put_string(row, "state", "failed") < 0 ||
+            json_put_string(row, "completed_at", now) < 0 || catalog_put_restore(c, row, &why) < 0)
+                log_error("Restore %s cannot be marked as failed: %s", j->restore_id, why.text);
+}
+
+static void settle_delete(Job *j) {
+        Manager *m = j->manager;
+        Failure why = FAILURE_INIT;
+        int r;
+
+        if (j->result != JOB_DONE)
+                return;
+        r = catalog_delete_backup(m->catalog, j->backup_id, &why);
+        if (r < 0 && r != -ENOENT) {
+                log_error("Backup %s is deleted, but still in the catalogue: %s", j->backup_id,
+                          why.text);
+                reconcile_request(m);
+                return;
+        }
+        /* A reconcile that runs may have listed it before. */
+        m->reconcile_again = true;
+        bus_backup_removed(m, j->backup_id);
+        bus_manager_changed(m, "BackupCount");
+        bus_manager_changed(m, "LastSuccessUSec");
+}
+
+void job_events_settle(Job *j) {
+        switch (j->type) {
+        case JOB_BACKUP:
+                settle_backup(j);
+                bus_manager_changed(j->manager, "SuccessRate");
+                break;
+        case JOB_RESTORE:
+                settle_restore(j);
+                bus_manager_changed(j->manager, "RestoreSuccessRate");
+                break;
+        case JOB_DELETE:
+                settle_delete(j);
+                break;
+        case JOB_ROLLBACK:
+        case JOB_CONFIRM:
+        case JOB_VERIFY:
+        case JOB_RECONCILE:
+                break;
+        }
+}

@@ -1,0 +1,552 @@
+/*
+ * The queue. Jobs stand in the order of their numbers. Writing jobs run one at a time, reading jobs
+ * at most four beside it; neither line waits for the other. Nothing here blocks: starting a job is
+ * connecting to a socket, everything else arrives as events.
+ */
+
+#include "agent/job.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/bus.h"
+#include "agent/job-events.h"
+#include "agent/job-worker.h"
+#include "agent/reconcile.h"
+#include "agent/service.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/names.h"
+
+#define READING_JOBS_MAX    4
+#define FINISHED_SHOWN_USEC (5 * 60 * USEC_PER_SEC)
+#define FINISHED_SHOWN_MAX  500 /* so that a storm of short jobs does not pile up objects */
+
+static const char *const type_names[] = {
+        [JOB_BACKUP] = "backup",       [JOB_RESTORE] = "restore", [JOB_ROLLBACK] = "rollback",
+        [JOB_CONFIRM] = "confirm",     [JOB_VERIFY] = "verify",   [JOB_DELETE] = "delete",
+        [JOB_RECONCILE] = "reconcile",
+};
+
+static const char *const state_names[] = {
+        [JOB_QUEUED] = "queued",
+        [JOB_RUNNING] = "running",
+        [JOB_CANCELING] = "canceling",
+        [JOB_FINISHED] = "finished",
+};
+
+static const char *const result_names[] = {
+        [JOB_NONE] = "",           [JOB_DONE] = "done",
+        [JOB_PARTIAL] = "partial", [JOB_CANCELED] = "canceled",
+        [JOB_FAILED] = "failed",   [JOB_INTERRUPTED] = "interrupted",
+};
+
+const char *job_type_text(JobType type) {
+        return type_names[type];
+}
+
+const char *job_state_text(JobState state) {
+        return state_names[state];
+}
+
+const char *job_result_text(JobResult result) {
+        return result_names[result];
+}
+
+int job_result_from_text(const char *s, JobResult *ret) {
+        static const JobResult said[] = { JOB_DONE, JOB_PARTIAL, JOB_CANCELED, JOB_FAILED };
+
+        for (size_t i = 0; i < ELEMENTSOF(said); i++)
+                if (strcmp(s, result_names[said[i]]) == 0) {
+                        *ret = said[i];
+                        return 0;
+                }
+        return -EINVAL;
+}
+
+void job_path(uint32_t id, char ret[JOB_PATH_MAX]) {
+        (void) snprintf(ret, JOB_PATH_MAX, HP_BUS_JOB_PREFIX "/_%u", id);
+}
+
+void job_error_name(const Job *j, char ret[128]) {
+        ret[0] = 0;
+        if (j->failure.code != FAIL_NONE)
+                (void) snprintf(ret, 128, HP_BUS_ERROR_PREFIX "%s", fail_name(j->failure.code));
+}
+
+bool job_is_reading(const Job *j) {
+        return j->type == JOB_VERIFY || j->type == JOB_RECONCILE ||
+               (j->type == JOB_RESTORE && j->aside);
+}
+
+bool job_is_cancelable(const Job *j) {
+        return j->state == JOB_QUEUED || j->state == JOB_RUNNING;
+}
+
+Job *job_find(Manager *m, uint32_t id) {
+        for (size_t i = 0; i < m->n_jobs; i++)
+                if (m->jobs[i]->id == id)
+                        return m->jobs[i];
+        return NULL;
+}
+
+static int put_numbers(json_object *o, const Job *j) {
+        const struct {
+                const char *key;
+                uint64_t value;
+        } numbers[] = {
+                { "id", j->id },
+                { "started_by_uid", j->uid },
+                { "queued_usec", j->queued_usec },
+                { "started_usec", j->started_usec },
+                { "finished_usec", j->finished_usec },
+                { "bytes_done", j->bytes_done },
+                { "bytes_total", j->bytes_total },
+                { "files_done", j->files_done },
+                { "files_total", j->files_total },
+                { "rate", j->rate },
+                { "expected_end_usec", j->expected_end_usec },
+                { "pause_usec", j->pause_usec },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(numbers); i++)
+                if (json_put_u64(o, numbers[i].key, numbers[i].value) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+json_object *job_to_json(const Job *j) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+        char path[JOB_PATH_MAX], error[128];
+
+        job_path(j->id, path);
+        job_error_name(j, error);
+        if (!o || put_numbers(o, j) < 0 || json_put_string(o, "job", path) < 0 ||
+            json_put_string(o, "type", job_type_text(j->type)) < 0 ||
+            json_put_string(o, "backup_id", j->backup_id) < 0 ||
+            json_put_string(o, "restore_id", j->restore_id) < 0 ||
+            json_put(o, "services", strings_to_json(&j->services)) < 0 ||
+            json_put_string(o, "state", job_state_text(j->state)) < 0 ||
+            json_put_string(o, "phase", j->phase) < 0 ||
+            json_put(o, "progress", json_object_new_double(j->progress)) < 0 ||
+            json_put_bool(o, "cancelable", job_is_cancelable(j)) < 0 ||
+            json_put_string(o, "result", job_result_text(j->result)) < 0 ||
+            json_put_string(o, "error_name", error) < 0 ||
+            json_put_path(o, "error_message", j->failure.text) < 0 ||
+            json_put(o, "summary",
+                     j->summary ? json_object_get(j->summary) : json_object_new_object()) < 0)
+                return NULL;
+        return TAKE_PTR(o);
+}
+
+static void save(Job *j) {
+        _cleanup_json_ json_object *o = job_to_json(j);
+        Failure why = FAILURE_INIT;
+
+        if (!o || catalog_put_task(j->manager->catalog, o, &why) < 0)
+                log_error("Job %u: its history could not be written: %s", j->id,
+                          o ? why.text : "out of memory");
+}
+
+void job_free(Job *j) {
+        if (!j)
+                return;
+        job_worker_close(j);
+        sd_event_source_disable_unref(j->changed);
+        sd_event_source_disable_unref(j->expire);
+        fd_close(j->directory);
+        json_object_put(j->request);
+        json_object_put(j->summary);
+        strings_done(&j->services);
+        free(j);
+}
+
+static void forget(Job *j) {
+        Manager *m = j->manager;
+        size_t i = 0;
+
+        bus_job_gone(j);
+        while (m->jobs[i] != j)
+                i++;
+        memmove(m->jobs + i, m->jobs + i + 1, (m->n_jobs - i - 1) * sizeof(*m->jobs));
+        m->n_jobs--;
+        job_free(j);
+}
+
+static int on_expire(sd_event_source *source, uint64_t usec, void *userdata) {
+        forget(userdata);
+        return 0;
+}
+
+static int on_queue(sd_event_source *source, void *userdata) {
+        job_run_queue(userdata);
+        return 0;
+}
+
+/* Before the next message of a client, but after the reply to this one. */
+static void wake_queue(Manager *m) {
+        int r;
+
+        if (m->stopping)
+                return;
+        if (m->queue_source)
+                r = sd_event_source_set_enabled(m->queue_source, SD_EVENT_ONESHOT);
+        else {
+                r = sd_event_add_defer(m->event, &m->queue_source, on_queue, m);
+                if (r >= 0)
+                        r = sd_event_source_set_priority(m->queue_source,
+                                                         SD_EVENT_PRIORITY_IMPORTANT);
+        }
+        if (r < 0)
+                log_error("Cannot schedule the queue of jobs: %s", strerror(-r));
+}
+
+static bool swaps(JobType type, bool aside) {
+        return (type == JOB_RESTORE && !aside) || type == JOB_ROLLBACK || type == JOB_CONFIRM;
+}
+
+static bool share_service(const ConfigStrings *a, const ConfigStrings *b) {
+        for (size_t i = 0; b && i < b->n; i++)
+                if (strings_has(a, b->items[i]))
+                        return true;
+        return false;
+}
+
+static int check_busy(Manager *m, const JobRequest *q, Failure *reterr) {
+        for (size_t i = 0; i < m->n_jobs; i++) {
+                const Job *j = m->jobs[i];
+
+                if (j->state == JOB_FINISHED)
+                        continue;
+                if (swaps(q->type, q->directory >= 0) && swaps(j->type, j->aside) &&
+                    share_service(&j->services, q->services))
+                        return fail_set(
+                                reterr, FAIL_BUSY, EBUSY,
+                                "job %u (%s) of the same service is not finished: wait for it",
+                                j->id, job_type_text(j->type));
+                if (q->type == JOB_DELETE && strcmp(j->backup_id, q->backup_id) == 0)
+                        return fail_set(reterr, FAIL_BUSY, EBUSY,
+                                        "job %u (%s) uses backup %s: wait for it or cancel it",
+                                        j->id, job_type_text(j->type), q->backup_id);
+        }
+        return 0;
+}
+
+static int check_limits(Manager *m, const JobRequest *q, Failure *reterr) {
+        uint32_t all = 0, own = 0;
+
+        if (q->uid == JOB_UID_INTERNAL)
+                return 0;
+        for (size_t i = 0; i < m->n_jobs; i++) {
+                const Job *j = m->jobs[i];
+
+                if (j->state != JOB_QUEUED || j->uid == JOB_UID_INTERNAL)
+                        continue;
+                all++;
+                own += j->uid == q->uid;
+        }
+        if (all >= m->config->max_queued_jobs)
+                return fail_set(reterr, FAIL_QUEUE_FULL, EAGAIN,
+                                "%u jobs are waiting already (MaxQueuedJobs=): try later", all);
+        if (own >= m->config->max_queued_jobs_per_user)
+                return fail_set(
+                        reterr, FAIL_QUEUE_FULL, EAGAIN,
+                        "%u of your jobs are waiting already (MaxQueuedJobsPerUser=): try later",
+                        own);
+        return 0;
+}
+
+static const char *verb_of(JobType type) {
+        return type == JOB_BACKUP ? "create" : job_type_text(type);
+}
+
+static int fill(Job *j, JobRequest *q) {
+        (void) snprintf(j->backup_id, sizeof(j->backup_id), "%s", q->backup_id ? q->backup_id : "");
+        (void) snprintf(j->restore_id, sizeof(j->restore_id), "%s",
+                        q->restore_id ? q->restore_id : "");
+        j->type = q->type;
+        j->uid = q->uid;
+        j->allow_partial = q->allow_partial;
+        j->queued_usec = clock_realtime_usec();
+        for (size_t i = 0; q->services && i < q->services->n; i++)
+                if (strings_add(&j->services, q->services->items[i]) < 0)
+                        return -ENOMEM;
+        if (!j->request || json_put_string(j->request, "type", "request") < 0 ||
+            json_put_string(j->request, "verb", verb_of(j->type)) < 0 ||
+            json_put_u64(j->request, "job", j->id) < 0)
+                return -ENOMEM;
+        return 0;
+}
+
+/* One transaction: no job without its backup's row, no row without its job. */
+static int write_down(Manager *m, Job *j, json_object *backup, Failure *reterr) {
+        _cleanup_json_ json_object *task = job_to_json(j);
+        int r;
+
+        if (!task)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        r = catalog_batch_begin(m->catalog, reterr);
+        if (r < 0)
+                return r;
+        if (backup)
+                r = catalog_put_backup(m->catalog, backup, NULL, reterr);
+        if (r >= 0)
+                r = catalog_put_task(m->catalog, task, reterr);
+        if (r < 0) {
+                catalog_batch_cancel(m->catalog);
+                return r;
+        }
+        return catalog_batch_commit(m->catalog, reterr);
+}
+
+static int add(Manager *m, Job *j, json_object *backup, Failure *reterr) {
+        Job **jobs = reallocarray(m->jobs, m->n_jobs + 1, sizeof(*jobs));
+        int r;
+
+        if (!jobs)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        m->jobs = jobs;
+        r = write_down(m, j, backup, reterr);
+        if (r < 0)
+                return r;
+        m->jobs[m->n_jobs++] = j;
+        m->next_job_id++;
+        return 0;
+}
+
+int job_submit(Manager *m, JobRequest *q, Job **ret, Failure *reterr) {
+        Job *j = calloc(1, sizeof(*j));
+        int r;
+
+        if (!j) {
+                json_object_put(q->request);
+                fd_close(q->directory);
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        }
+        j->manager = m;
+        j->id = m->next_job_id;
+        j->socket = -1;
+        j->request = q->request;
+        j->directory = q->directory;
+        j->aside = q->directory >= 0;
+        r = check_busy(m, q, reterr);
+        if (r >= 0)
+                r = check_limits(m, q, reterr);
+        if (r >= 0 && fill(j, q) < 0)
+                r = fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        if (r >= 0)
+                r = add(m, j, q->backup, reterr);
+        if (r < 0) {
+                job_free(j);
+                return r;
+        }
+        log_info("Job %u queued: %s %s", j->id, job_type_text(j->type),
+                 *j->restore_id ? j->restore_id : j->backup_id);
+        bus_job_added(j);
+        wake_queue(m);
+        if (ret)
+                *ret = j;
+        return 0;
+}
+
+void job_set_state(Job *j, JobState state) {
+        static const bool legal[][JOB_FINISHED + 1] = {
+                [JOB_QUEUED] = { [JOB_RUNNING] = true, [JOB_FINISHED] = true },
+                [JOB_RUNNING] = { [JOB_CANCELING] = true, [JOB_FINISHED] = true },
+                [JOB_CANCELING] = { [JOB_FINISHED] = true },
+                [JOB_FINISHED] = { false },
+        };
+
+        assert(legal[j->state][state]);
+        log_debug("Job %u: %s -> %s", j->id, job_state_text(j->state), job_state_text(state));
+        j->state = state;
+        if (state == JOB_RUNNING) {
+                j->started_usec = clock_realtime_usec();
+                bus_manager_changed(j->manager, "RunningJobs");
+                bus_manager_changed(j->manager, "State");
+        }
+        if (state == JOB_FINISHED)
+                j->finished_usec = clock_realtime_usec();
+        else
+                bus_job_changed(j);
+}
+
+/* What only the catalogue can tell, and what may have changed while the job waited. */
+static int check_restorable(Job *j, Failure *reterr) {
+        _cleanup_json_ json_object *backup = NULL;
+        const char *status = "";
+        int r = catalog_get_backup(j->manager->catalog, j->backup_id, &backup, reterr);
+
+        if (r == -ENOENT)
+                return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT, "backup %s has been deleted",
+                                j->backup_id);
+        if (r < 0)
+                return r;
+        (void) json_get_string(backup, "status", &status);
+        if (strcmp(status, "completed") == 0 ||
+            (strcmp(status, "partial") == 0 && j->allow_partial))
+                return 0;
+        return fail_set(
+                reterr, FAIL_NOT_RESTORABLE, EINVAL, "backup %s is %s%s", j->backup_id, status,
+                strcmp(status, "partial") == 0 ? ": allow_partial would restore what there is"
+                                               : ": choose a completed one");
+}
+
+static int begin_restore(Job *j, Failure *reterr) {
+        _cleanup_json_ json_object *row = NULL;
+        int r = check_restorable(j, reterr);
+
+        if (r < 0 || j->aside)
+                return r;
+        row = record_new_restore(j->restore_id, j->backup_id, &j->services);
+        if (!row)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        return catalog_put_restore(j->manager->catalog, row, reterr);
+}
+
+static void start(Job *j) {
+        Failure why = FAILURE_INIT;
+
+        job_set_state(j, JOB_RUNNING);
+        if (j->type == JOB_RESTORE && begin_restore(j, &why) < 0) {
+                job_finish(j, JOB_FAILED, &why, NULL);
+                return;
+        }
+        if (j->type == JOB_RECONCILE && catalog_reconcile_start(j->manager->catalog, &why) < 0) {
+                job_finish(j, JOB_FAILED, &why, NULL);
+                return;
+        }
+        save(j);
+        job_worker_start(j);
+}
+
+void job_run_queue(Manager *m) {
+        unsigned writing = 0, reading = 0;
+
+        for (size_t i = 0; i < m->n_jobs; i++) {
+                const Job *j = m->jobs[i];
+
+                if (j->state == JOB_RUNNING || j->state == JOB_CANCELING)
+                        *(job_is_reading(j) ? &reading : &writing) += 1;
+        }
+        for (size_t i = 0; i < m->n_jobs && !m->stopping; i++) {
+                Job *j = m->jobs[i];
+                unsigned *count = job_is_reading(j) ? &reading : &writing;
+
+                if (j->state != JOB_QUEUED || *count >= (job_is_reading(j) ? READING_JOBS_MAX : 1))
+                        continue;
+                start(j);
+                /* One that failed at once has woken the queue again. */
+                *count += j->state != JOB_FINISHED;
+        }
+}
+
+/* Finished objects go after a while, the oldest at once when there are too many. */
+static void let_expire(Job *j) {
+        Manager *m = j->manager;
+        size_t finished = 0;
+        Job *oldest = NULL;
+        int r = sd_event_add_time_relative(m->event, &j->expire, CLOCK_MONOTONIC,
+                                           FINISHED_SHOWN_USEC, USEC_PER_SEC, on_expire, j);
+
+        if (r < 0)
+                log_warning("Job %u: its object stays until the agent ends: %s", j->id,
+                            strerror(-r));
+        for (size_t i = 0; i < m->n_jobs; i++)
+                if (m->jobs[i]->state == JOB_FINISHED) {
+                        finished++;
+                        if (!oldest)
+                                oldest = m->jobs[i];
+                }
+        if (finished > FINISHED_SHOWN_MAX && oldest != j)
+                forget(oldest);
+}
+
+static int complete_summary(Job *j, json_object *summary) {
+        char error[128];
+
+        j->summary = summary ? summary : json_object_new_object();
+        job_error_name(j, error);
+        if (!j->summary ||
+            (*j->backup_id && json_put_string(j->summary, "backup_id", j->backup_id) < 0) ||
+            (*j->restore_id && json_put_string(j->summary, "restore_id", j->restore_id) < 0))
+                return -ENOMEM;
+        if (!*error)
+                return 0;
+        return json_put_string(j->summary, "error_name", error) < 0
+                       ? -ENOMEM
+                       : json_put_path(j->summary, "error_message", j->failure.text);
+}
+
+static void log_end(const Job *j) {
+        LogContext context = {
+                .job = j->id,
+                .backup = *j->backup_id ? j->backup_id : NULL,
+                .service = j->services.n == 1 ? j->services.items[0] : NULL,
+                .phase = *j->phase ? j->phase : NULL,
+                .result = job_result_text(j->result),
+        };
+
+        log_set_context(&context);
+        if (j->result == JOB_DONE)
+                log_notice("Job %u (%s) done", j->id, job_type_text(j->type));
+        else
+                log_write(j->result == JOB_CANCELED ? LOG_NOTICE : LOG_ERR, "Job %u (%s) %s: %s",
+                          j->id, job_type_text(j->type), job_result_text(j->result),
+                          j->failure.text);
+        log_set_context(NULL);
+}
+
+void job_finish(Job *j, JobResult result, const Failure *why, json_object *summary) {
+        Manager *m = j->manager;
+        Failure failure = FAILURE_INIT;
+        bool batch;
+
+        job_worker_close(j);
+        j->directory = fd_close(j->directory);
+        j->result = result;
+        if (result != JOB_DONE)
+                j->failure = *why;
+        else
+                j->progress = 1;
+        j->expected_end_usec = 0;
+        job_set_state(j, JOB_FINISHED);
+        if (complete_summary(j, summary) < 0)
+                log_warning("Job %u: out of memory, its summary is not complete", j->id);
+        log_end(j);
+        batch = catalog_batch_begin(m->catalog, &failure) >= 0;
+        job_events_settle(j);
+        save(j);
+        if (batch && catalog_batch_commit(m->catalog, &failure) < 0) {
+                log_error("Job %u: its end could not be written: %s", j->id, failure.text);
+                reconcile_request(m);
+        }
+        bus_job_finished(j);
+        if (j->type == JOB_RECONCILE)
+                reconcile_ended(j);
+        else if (result == JOB_INTERRUPTED)
+                reconcile_request(m);
+        service_update_overdue(m);
+        let_expire(j);
+        wake_queue(m);
+}
+
+int job_cancel(Job *j, Failure *reterr) {
+        Failure why = FAILURE_INIT;
+
+        if (j->state == JOB_FINISHED)
+                return fail_set(reterr, FAIL_NO_SUCH_JOB, ENOENT, "job %u has finished already",
+                                j->id);
+        if (j->state == JOB_CANCELING)
+                return 0;
+        if (j->state == JOB_QUEUED || j->socket < 0) {
+                (void) fail_set(&why, FAIL_CANCELED, ECANCELED, "canceled before it began");
+                job_finish(j, JOB_CANCELED, &why, NULL);
+                return 0;
+        }
+        job_set_state(j, JOB_CANCELING);
+        job_worker_cancel(j);
+        return 0;
+}

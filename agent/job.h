@@ -1,0 +1,125 @@
+#pragma once
+
+/*
+ * Jobs: one running operation each, its queue, its state and its end.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "agent/manager.h"
+
+typedef enum JobType {
+        JOB_BACKUP,
+        JOB_RESTORE,
+        JOB_ROLLBACK,
+        JOB_CONFIRM,
+        JOB_VERIFY,
+        JOB_DELETE,
+        JOB_RECONCILE,
+} JobType;
+
+typedef enum JobState {
+        JOB_QUEUED,    /* waits for its turn */
+        JOB_RUNNING,   /* connecting to a worker, or the worker is at it */
+        JOB_CANCELING, /* the worker has been told to stop */
+        JOB_FINISHED,  /* has a result; shown for a while */
+} JobState;
+
+typedef enum JobResult {
+        JOB_NONE, /* not finished */
+        JOB_DONE,
+        JOB_PARTIAL,
+        JOB_CANCELED,
+        JOB_FAILED,
+        JOB_INTERRUPTED, /* its worker or the agent went away */
+} JobResult;
+
+#define JOB_UID_INTERNAL UINT32_MAX
+#define JOB_PATH_MAX     64
+#define JOB_PHASE_MAX    32
+
+struct Job {
+        Manager *manager;
+        uint32_t id;
+        JobType type;
+        JobState state;
+        JobResult result;
+        uint32_t uid; /* who asked; JOB_UID_INTERNAL: the agent */
+        char backup_id[UUID_TEXT_MAX], restore_id[UUID_TEXT_MAX]; /* "": none */
+        ConfigStrings services;
+        json_object *request; /* the message to the worker */
+        int directory;        /* restore aside: goes with the request; -1 */
+        bool aside;           /* had a directory */
+        bool allow_partial;
+
+        uint64_t queued_usec, started_usec, finished_usec;
+        char phase[JOB_PHASE_MAX];
+        double progress;
+        uint64_t bytes_done, bytes_total, files_done, files_total;
+        uint64_t rate, expected_end_usec, pause_usec;
+        uint64_t rate_bytes, rate_usec; /* where the rate was measured last (monotonic) */
+        uint64_t saved_usec;            /* progress last written to the catalogue (monotonic) */
+        Failure failure;
+        Failure catalog_failure; /* the work was done but could not be written down */
+        json_object *summary;
+        bool has_record; /* the worker sent the backup's record */
+
+        int socket; /* to the worker, -1 */
+        sd_event_source *io, *retry;
+        uint64_t deadline_usec; /* for reaching a worker */
+
+        sd_event_source *changed, *expire;
+        uint64_t changed_usec; /* when properties were last told (monotonic) */
+};
+
+/* What a new job is made of. */
+typedef struct JobRequest {
+        JobType type;
+        uint32_t uid;
+        const char *backup_id, *restore_id; /* may be NULL */
+        const ConfigStrings *services;      /* may be NULL */
+        json_object *request;               /* parameters of the verb; taken, also on failure */
+        json_object *backup; /* a row to put into the catalogue with it; borrowed, may be NULL */
+        int directory;       /* taken, also on failure; -1: none */
+        bool allow_partial;
+} JobRequest;
+
+/* Queues a job. FAIL_QUEUE_FULL, FAIL_BUSY, or the catalogue's failure. Borrowed from the manager.
+ */
+int job_submit(Manager *m, JobRequest *request, Job **ret, Failure *reterr);
+
+/* Starts what may run now. */
+void job_run_queue(Manager *m);
+
+/* The only place that assigns a state; tells log and bus. */
+void job_set_state(Job *j, JobState state);
+
+/* Ends a job: catalogue, signals, and what follows from it. `why` is needed unless it is done;
+ * `summary` is taken. */
+void job_finish(Job *j, JobResult result, const Failure *why, json_object *summary);
+
+/* Asks a job to stop. A queued one ends here. */
+int job_cancel(Job *j, Failure *reterr);
+
+/* NULL: no such job, or no longer shown. */
+Job *job_find(Manager *m, uint32_t id);
+
+void job_free(Job *j);
+
+bool job_is_reading(const Job *j);
+bool job_is_cancelable(const Job *j);
+
+const char *job_type_text(JobType type);
+const char *job_state_text(JobState state);
+const char *job_result_text(JobResult result);           /* "" for JOB_NONE */
+int job_result_from_text(const char *s, JobResult *ret); /* those a worker may send */
+void job_path(uint32_t id, char ret[JOB_PATH_MAX]);
+
+/* "org.holdpoint.Backup1.Error.X", "" without a failure. `ret` takes 128 bytes. */
+void job_error_name(const Job *j, char ret[128]);
+
+/* The dictionary of docs/DBUS.md. Owned, NULL if out of memory. */
+json_object *job_to_json(const Job *j);

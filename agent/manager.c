@@ -1,0 +1,186 @@
+/*
+ * Order at the start: catalogue, interrupted jobs marked, then the bus and last its name: whoever
+ * finds the name finds an agent that answers truly. At the end the other way round: workers are
+ * hung up on (they stop at a safe point), their jobs are written down, the bus is flushed.
+ */
+
+#include "agent/manager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+
+#include "agent/bus.h"
+#include "agent/job.h"
+#include "agent/reconcile.h"
+#include "agent/service.h"
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/names.h"
+
+const char *manager_state_dir(void) {
+        const char *dir = getenv(HP_ENV_STATE);
+
+        return dir && *dir ? dir : HP_DEFAULT_STATE;
+}
+
+static void stop(Manager *m) {
+        Failure why = FAILURE_INIT;
+
+        (void) sd_notify(false, "STOPPING=1\nSTATUS=Stopping");
+        m->stopping = true;
+        bus_manager_changed(m, "State");
+        (void) fail_set(&why, FAIL_INTERRUPTED, ESHUTDOWN, "the agent was stopped");
+        for (size_t i = 0; i < m->n_jobs;) {
+                Job *j = m->jobs[i];
+
+                if (j->state == JOB_FINISHED) {
+                        i++;
+                        continue;
+                }
+                job_finish(j, JOB_INTERRUPTED, &why, NULL);
+                i = 0; /* the list may have become shorter */
+        }
+}
+
+static int on_stop(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata) {
+        Manager *m = userdata;
+
+        log_info("Stopping");
+        stop(m);
+        return sd_event_exit(m->event, 0);
+}
+
+static int on_hup(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata) {
+        Failure why = FAILURE_INIT;
+
+        (void) manager_reload(userdata, &why); /* logged there */
+        return 0;
+}
+
+int manager_reload(Manager *m, Failure *reterr) {
+        Config *config = NULL;
+        int r;
+
+        (void) sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%llu",
+                          (unsigned long long) clock_monotonic_usec());
+        r = config_load(config_dir(), &config, reterr);
+        if (r < 0)
+                log_error("The configuration was not read again, the old one stays: %s",
+                          reterr->text);
+        else {
+                config_free(m->config);
+                m->config = config;
+                log_info("Configuration read again: %zu services", config->n_services);
+                bus_manager_changed(m, "Services");
+                service_update_overdue(m);
+        }
+        (void) sd_notify(false, "READY=1");
+        return r;
+}
+
+static int open_catalog(Manager *m, Failure *reterr) {
+        const char *dir = manager_state_dir();
+        Failure interrupted = FAILURE_INIT;
+        int fd, r;
+
+        /* systemd has made it; parents that the agent may pass but not read are no hindrance then.
+         */
+        fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+                fd = errno == ENOENT ? fs_ensure_path(dir, 0700) : -errno;
+        if (fd < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -fd, "cannot use the state directory %s",
+                                  dir);
+        fd_close(fd);
+        r = catalog_open(dir, &m->catalog, reterr);
+        if (r < 0)
+                return r;
+        (void) fail_set(&interrupted, FAIL_INTERRUPTED, ESHUTDOWN, "the agent ended while it ran");
+        r = catalog_interrupt(m->catalog, &interrupted, reterr);
+        if (r < 0)
+                return r;
+        r = catalog_highest_task(m->catalog, &m->next_job_id, reterr);
+        if (r < 0)
+                return r;
+        m->next_job_id++;
+        return 0;
+}
+
+static int open_loop(Manager *m, Failure *reterr) {
+        int r = sd_event_default(&m->event);
+
+        if (r >= 0)
+                r = sd_event_add_signal(m->event, NULL, SIGTERM, on_stop, m);
+        if (r >= 0)
+                r = sd_event_add_signal(m->event, NULL, SIGINT, on_stop, m);
+        if (r >= 0)
+                r = sd_event_add_signal(m->event, NULL, SIGHUP, on_hup, m);
+        if (r >= 0)
+                r = sd_event_set_watchdog(m->event, true);
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot set up the event loop") : 0;
+}
+
+int manager_new(Config *config, Manager **ret, Failure *reterr) {
+        _cleanup_(manager_freep) Manager *m = calloc(1, sizeof(*m));
+        const char *workers = getenv(HP_ENV_WORKERS);
+        int r;
+
+        if (!m) {
+                config_free(config);
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        }
+        m->config = config;
+        m->workers_dir = workers && *workers ? workers : HP_DEFAULT_WORKERS;
+        m->workers_reachable = true;
+        r = open_catalog(m, reterr);
+        if (r >= 0)
+                r = open_loop(m, reterr);
+        if (r >= 0)
+                r = bus_open(m, reterr);
+        if (r >= 0)
+                r = bus_own_name(m, reterr);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(m);
+        return 0;
+}
+
+int manager_run(Manager *m) {
+        int r;
+
+        reconcile_request(m);
+        (void) sd_notifyf(false, "READY=1\nSTATUS=%zu services", m->config->n_services);
+        log_info("Running with %zu services", m->config->n_services);
+        r = sd_event_loop(m->event);
+        if (r < 0)
+                log_error("The event loop failed: %s", strerror(-r));
+        else if (r > 0)
+                log_error("The connection to the bus is lost");
+        if (!m->stopping)
+                stop(m);
+        return r == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+Manager *manager_free(Manager *m) {
+        if (!m)
+                return NULL;
+        /* Objects are told to go only while there is somebody to tell. */
+        bus_close(m);
+        for (size_t i = 0; i < m->n_jobs; i++)
+                job_free(m->jobs[i]);
+        free(m->jobs);
+        sd_event_source_disable_unref(m->queue_source);
+        sd_event_source_disable_unref(m->reconcile_timer);
+        sd_event_source_disable_unref(m->overdue_timer);
+        strings_done(&m->overdue);
+        sd_event_unref(m->event);
+        catalog_free(m->catalog);
+        config_free(m->config);
+        free(m);
+        return NULL;
+}

@@ -1,0 +1,62 @@
+#pragma once
+
+/*
+ * The one object that owns everything: event loop, bus, catalogue, configuration and jobs.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "agent/record.h"
+#include "base/config.h"
+#include "base/fail.h"
+#include "sql/catalog.h"
+
+typedef struct Job Job;
+typedef struct sd_bus sd_bus;
+
+typedef struct Manager {
+        sd_event *event;
+        sd_bus *bus;
+        Catalog *catalog;
+        Config *config;
+        const char *workers_dir; /* borrowed from the environment */
+
+        Job **jobs; /* by number, finished ones that are still shown included */
+        size_t n_jobs;
+        uint32_t next_job_id;
+        sd_event_source *queue_source;
+
+        sd_event_source *reconcile_timer;
+        unsigned reconcile_failures;
+        bool reconcile_again; /* something changed while one was running */
+
+        bool judged; /* the catalogue has been corrected (or that was tried): services may be
+                        overdue */
+        ConfigStrings overdue;
+        sd_event_source *overdue_timer;
+
+        uint64_t stored_bytes, free_bytes;
+        bool workers_reachable;
+        unsigned pending_calls; /* waiting for an answer about their sender */
+        bool stopping;
+} Manager;
+
+/* Opens the catalogue, then the bus. Owned. `config` is taken. */
+int manager_new(Config *config, Manager **ret, Failure *reterr);
+Manager *manager_free(Manager *m);
+
+/* Runs until told to stop. The program's exit code. */
+int manager_run(Manager *m);
+
+/* Reads the configuration again; a bad one changes nothing. */
+int manager_reload(Manager *m, Failure *reterr);
+
+static inline void manager_freep(Manager **m) {
+        manager_free(*m);
+}
+
+/* STATE_DIRECTORY or its default. */
+const char *manager_state_dir(void);

@@ -1,0 +1,101 @@
+/*
+ * The catalogue is a copy; this is how it follows the original: at the start, after a lost worker,
+ * and again later when no worker could be asked. Until then the agent answers from what it has.
+ */
+
+#include "agent/reconcile.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "agent/bus.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+#define RETRY_FIRST_USEC (30 * USEC_PER_SEC)
+#define RETRY_LAST_USEC  (10 * 60 * USEC_PER_SEC)
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Manager *m = userdata;
+
+        m->reconcile_timer = sd_event_source_disable_unref(m->reconcile_timer);
+        reconcile_request(m);
+        return 0;
+}
+
+void reconcile_retry(Manager *m) {
+        uint64_t usec = RETRY_FIRST_USEC;
+        int r;
+
+        m->reconcile_failures++;
+        for (unsigned i = 1; i < m->reconcile_failures && usec < RETRY_LAST_USEC; i++)
+                usec *= 2;
+        if (usec > RETRY_LAST_USEC)
+                usec = RETRY_LAST_USEC;
+        m->reconcile_timer = sd_event_source_disable_unref(m->reconcile_timer);
+        r = sd_event_add_time_relative(m->event, &m->reconcile_timer, CLOCK_MONOTONIC, usec,
+                                       USEC_PER_SEC, on_timer, m);
+        if (r < 0)
+                log_error("Cannot schedule the next reconcile, restart the agent to have one: %s",
+                          strerror(-r));
+}
+
+void reconcile_request(Manager *m) {
+        JobRequest request = {
+                .type = JOB_RECONCILE,
+                .uid = JOB_UID_INTERNAL,
+                .request = NULL,
+                .directory = -1,
+        };
+        Failure why = FAILURE_INIT;
+
+        if (m->stopping)
+                return;
+        for (size_t i = 0; i < m->n_jobs; i++) {
+                const Job *j = m->jobs[i];
+
+                if (j->type != JOB_RECONCILE || j->state == JOB_FINISHED)
+                        continue;
+                m->reconcile_again = m->reconcile_again || j->state != JOB_QUEUED;
+                return;
+        }
+        m->reconcile_again = false;
+        request.request = json_object_new_object();
+        if (job_submit(m, &request, NULL, &why) < 0) {
+                log_error("Cannot begin a reconcile: %s", why.text);
+                reconcile_retry(m);
+        }
+}
+
+int reconcile_complete(Manager *m, Failure *reterr) {
+        _cleanup_json_ json_object *removed = NULL;
+        int r = catalog_reconcile_finish(m->catalog, &removed, reterr);
+
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < json_object_array_length(removed); i++) {
+                const char *id = json_object_get_string(json_object_array_get_idx(removed, i));
+
+                log_notice("Backup %s is no longer in the repository: removed from the catalogue",
+                           id);
+                bus_backup_removed(m, id);
+        }
+        if (json_object_array_length(removed) > 0) {
+                bus_manager_changed(m, "BackupCount");
+                bus_manager_changed(m, "LastSuccessUSec");
+        }
+        return 0;
+}
+
+void reconcile_ended(Job *j) {
+        Manager *m = j->manager;
+
+        m->judged = true;
+        if (j->result != JOB_DONE) {
+                reconcile_retry(m);
+                return;
+        }
+        m->reconcile_failures = 0;
+        if (m->reconcile_again)
+                reconcile_request(m);
+}

@@ -1,0 +1,19 @@
+#pragma once
+
+/*
+ * Correcting the catalogue from what exists.
+ */
+
+#include "agent/job.h"
+
+/* Queues a reconcile; one that runs already is followed by another. */
+void reconcile_request(Manager *m);
+
+/* One did not work: another later, after a pause that grows. */
+void reconcile_retry(Manager *m);
+
+/* The worker has listed everything: removes what was not listed. */
+int reconcile_complete(Manager *m, Failure *reterr);
+
+/* A reconcile has ended; tries again later if it did not work. */
+void reconcile_ended(Job *j);
