@@ -1,0 +1,62 @@
+#!/usr/bin/python3
+"""What the code has must stand in the manual: D-Bus members, errors, verbs, options, configuration keys."""
+
+import os
+import re
+import subprocess
+import sys
+
+import tree
+
+MANUAL = "docs/man"
+MEMBER = re.compile(r"\b(?:SD_BUS_)?(?:METHOD|PROPERTY|SIGNAL|WRITABLE_PROPERTY|UNSUPPORTED)\w*\(\s*\"([A-Z]\w+)\"")
+ERROR = re.compile(r"X\(\s*FAIL_\w+,\s*\"(\w+)\"")
+OPTION = re.compile(r"\{\s*OPTION_\w+,\s*\"([a-z][a-z-]+)\"")
+
+
+def page(name):
+    path = os.path.join(MANUAL, name)
+    return tree.text(path).replace("\\", "") if os.path.exists(os.path.join(tree.TOP, path)) else ""
+
+
+def missing(words, name, kind):
+    if not words:
+        return ["no %s found in the code: this check looks in the wrong place" % kind]
+    text = page(name)
+    return ["%s '%s' does not stand in %s/%s" % (kind, w, MANUAL, name)
+            for w in sorted(set(words)) if not re.search(r"(?<![\w-])%s(?![\w])" % re.escape(w), text)]
+
+
+def members():
+    return [m for path in tree.files(".c", below=("agent",)) for m in MEMBER.findall(tree.text(path))]
+
+
+def verbs(programs):
+    """From the help of the built program: lines that begin with a verb."""
+    out = subprocess.run([os.path.join(programs, "usr/bin/holdpoint"), "--help"], stdin=subprocess.DEVNULL,
+                         capture_output=True, text=True, check=True, timeout=20).stdout
+    return re.findall(r"^  ([a-z]+)\b", out, re.M)
+
+
+def options():
+    return ["--" + o for path in tree.files(".c", below=("cli",)) for o in OPTION.findall(tree.text(path))]
+
+
+def keys():
+    """Section.Key as the table of base/config.c names them."""
+    return re.findall(r"\"(?:Agent|Repository|Hold|Service)\",\s*\"([A-Z]\w+)\"", tree.text("base/config.c"))
+
+
+def check(programs=None):
+    programs = programs or os.environ.get("HOLDPOINT_TREE") or os.path.join(tree.TOP, "build", "tree")
+    return (missing(members(), "org.holdpoint.Backup1.5.scd", "D-Bus member") +
+            missing(ERROR.findall(tree.text("base/fail.h")), "org.holdpoint.Backup1.5.scd", "error") +
+            missing(verbs(programs), "holdpoint.1.scd", "verb") +
+            missing(options(), "holdpoint.1.scd", "option") +
+            missing(keys(), "holdpoint.conf.5.scd", "key"))
+
+
+if __name__ == "__main__":
+    result = check(*sys.argv[1:2])
+    print("\n".join(result))
+    sys.exit(1 if result else 0)

@@ -1,0 +1,74 @@
+"""Runs the checks of this folder, the formatter and shellcheck. Each check is also shown to be able to fail."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import documents  # noqa: E402
+import includes  # noqa: E402
+import names  # noqa: E402
+import tree  # noqa: E402
+import words  # noqa: E402
+
+
+def clean(problems):
+    assert not problems, "\n" + "\n".join(problems)
+
+
+def test_includes():
+    clean(includes.check())
+
+
+def test_includes_can_fail():
+    assert includes.check_own("agent/x.c", "agent", "repo/repo.h")
+    assert includes.check_own("repo/x.c", "repo", "sql/catalog.h")
+    assert includes.check_own("repo/x.c", "repo", "pack.h")
+    assert not includes.check_own("repo/x.c", "repo", "sql/db.h")
+    assert includes.check_library("worker/x.c", "sqlite3.h")
+    assert not includes.check_library("sql/db.c", "sqlite3.h")
+
+
+def test_header_names():
+    clean(names.check_headers())
+
+
+def test_no_mutable_variables():
+    clean(names.check_state(os.path.join(tree.TOP, "build")))
+
+
+def test_mutable_variables_are_found(tmp_path):
+    os.mkdir(tmp_path / "cli")
+    (tmp_path / "x.c").write_text("static int state; int f(void) { return ++state; }\n"
+                                  "static const char *const table[] = { \"a\" }; const char *g(int i) { return table[i]; }\n")
+    subprocess.run(["gcc", "-fPIE", "-c", tmp_path / "x.c", "-o", tmp_path / "cli" / "x.o"], check=True)
+    assert names.check_state(str(tmp_path)) == ["cli/x.o: mutable variable state"]
+
+
+def test_words():
+    clean(words.check())
+
+
+def test_manual():
+    clean(documents.check())
+
+
+def test_manual_can_fail():
+    assert documents.missing(["NoSuchMember"], "holdpoint.1.scd", "D-Bus member")
+    assert documents.missing([], "holdpoint.1.scd", "verb")
+
+
+def test_format():
+    sources = tree.files(".c", ".h")
+    done = subprocess.run(["clang-format", "--dry-run", "-Werror", *sources], cwd=tree.TOP, capture_output=True, text=True)
+    bad = sorted({line.split(":")[0] for line in done.stderr.splitlines() if "code should be clang-formatted" in line})
+    assert done.returncode == 0, "run clang-format -i on\n" + "\n".join(bad)
+
+
+@pytest.mark.parametrize("script", ["run", ".ci/run", "tests/lib/cmocka-wrapper"])
+def test_shell(script):
+    done = subprocess.run(["shellcheck", script], cwd=tree.TOP, capture_output=True, text=True)
+    assert done.returncode == 0, "\n" + done.stdout
