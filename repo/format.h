@@ -39,7 +39,7 @@ typedef enum ObjectKind {
 #define PACK_FOOTER_SIZE       88
 #define PACK_FOOTER_MACED      48          /* bytes of the footer under its MAC */
 #define PACK_DIRECTORY_ORDINAL 0xffffffffu /* nonce of the directory */
-#define PACK_DIRECTORY_TARGET  (4u << 20)  /* a pack is full when its directory reaches this */
+#define PACK_DIRECTORY_TARGET  (2u << 20)  /* a pack is full when its directory reaches this */
 #define PACK_DIRECTORY_MAX     (16u << 20) /* plain; more is refused by readers */
 #define PACK_RECORDS_MAX       (1u << 20)
 #define PACK_SIZE_MAX          (UINT64_C(1) << 32)

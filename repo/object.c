@@ -92,6 +92,10 @@ int object_write(Repo *repo,
                 return r;
         if (ret_bytes)
                 *ret_bytes = bytes.size;
+        /* From here on a base state that names this backup is as good as the index. If this fails,
+         * the next run looks chunks up that it need not have. */
+        if (kind == OBJECT_RECORD && repo->index)
+                (void) index_trust(repo->index, uuid, NULL);
         return 0;
 }
 
@@ -104,8 +108,6 @@ static int damaged(Failure *reterr, const char *name, const char *why) {
 /* What the header says must be what was asked for; NULL if so, else why not. */
 static const char *
 header_wrong(const Repo *repo, ObjectKind kind, const uint8_t uuid[UUID_SIZE], const Buf *b) {
-        if (b->size < OBJECT_HEADER_SIZE + MAC_SIZE)
-                return "it is too short";
         if (memcmp(b->data, OBJECT_MAGIC, 8) != 0)
                 return "it does not begin as an object does";
         if (get_le16(b->data + AT_KIND) != kind)
@@ -170,32 +172,93 @@ static int parse_payload(Repo *repo,
         return 0;
 }
 
+/* The file of an object, its length looked at and nothing else. */
+static int
+fetch(Repo *repo, ObjectKind kind, const uint8_t uuid[UUID_SIZE], Buf *ret, Failure *reterr) {
+        char name[STORE_NAME_MAX];
+        int r;
+
+        store_object_name(kind, uuid, name);
+        r = store_get(repo->store, name, OBJECT_PAYLOAD_MAX + 4096, ret);
+        if (r == -ENOENT)
+                return r;
+        if (r == -EFBIG || r == -EINVAL)
+                return damaged(reterr, name, "it is no file of a sensible size");
+        if (r == -EIO)
+                return damaged(reterr, name, "the disk cannot read it");
+        if (r < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot read %s", name);
+        if (ret->size < OBJECT_HEADER_SIZE + MAC_SIZE)
+                return damaged(reterr, name, "it is too short");
+        return 0;
+}
+
+/* 1 if it ends in its MAC, 0 if not. */
+static int mac_fits(Repo *repo, const Buf *b) {
+        uint8_t mac[MAC_SIZE];
+        int r = crypto_mac(repo->crypto, &(CryptoPart){ b->data, b->size - MAC_SIZE }, 1, mac);
+
+        return r < 0 ? r : crypto_equal(mac, b->data + b->size - MAC_SIZE, MAC_SIZE);
+}
+
+bool object_is_ours(Repo *repo, ObjectKind kind, const uint8_t uuid[UUID_SIZE]) {
+        _cleanup_(buf_done) Buf b = BUF_INIT(OBJECT_PAYLOAD_MAX + 4096);
+
+        return fetch(repo, kind, uuid, &b, NULL) == 0 && mac_fits(repo, &b) > 0;
+}
+
+int object_peek_repository(Repo *repo, uint8_t ret[UUID_SIZE], Failure *reterr) {
+        _cleanup_(buf_done) Buf b = BUF_INIT(OBJECT_PAYLOAD_MAX + 4096);
+        int r = fetch(repo, OBJECT_CONFIG, repo->uuid, &b, reterr);
+
+        if (r < 0)
+                return r;
+        if (memcmp(b.data, OBJECT_MAGIC, 8) != 0)
+                return damaged(reterr, "config", "it does not begin as an object does");
+        memcpy(ret, b.data + AT_REPOSITORY, UUID_SIZE);
+        return 0;
+}
+
+int object_peek(Repo *repo,
+                ObjectKind kind,
+                const uint8_t uuid[UUID_SIZE],
+                json_object **ret,
+                Failure *reterr) {
+        _cleanup_(buf_done) Buf b = BUF_INIT(OBJECT_PAYLOAD_MAX + 4096);
+        char name[STORE_NAME_MAX];
+        const char *wrong;
+        int r;
+
+        r = fetch(repo, kind, uuid, &b, reterr);
+        if (r < 0)
+                return r;
+        store_object_name(kind, uuid, name);
+        wrong = header_wrong(repo, kind, uuid, &b);
+        return wrong ? damaged(reterr, name, wrong)
+                     : parse_payload(repo, kind, uuid, &b, name, ret, reterr);
+}
+
 int object_read(Repo *repo,
                 ObjectKind kind,
                 const uint8_t uuid[UUID_SIZE],
                 json_object **ret,
                 Failure *reterr) {
         _cleanup_(buf_done) Buf b = BUF_INIT(OBJECT_PAYLOAD_MAX + 4096);
-        uint8_t mac[MAC_SIZE];
         char name[STORE_NAME_MAX];
         const char *wrong;
         int r;
 
-        store_object_name(kind, uuid, name);
-        r = store_get(repo->store, name, OBJECT_PAYLOAD_MAX + 4096, &b);
-        if (r == -ENOENT)
-                return r;
-        if (r == -EFBIG || r == -EINVAL)
-                return damaged(reterr, name, "it is no file of a sensible size");
+        r = fetch(repo, kind, uuid, &b, reterr);
         if (r < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot read %s", name);
+                return r;
+        store_object_name(kind, uuid, name);
         wrong = header_wrong(repo, kind, uuid, &b);
         if (wrong)
                 return damaged(reterr, name, wrong);
-        r = crypto_mac(repo->crypto, &(CryptoPart){ b.data, b.size - MAC_SIZE }, 1, mac);
+        r = mac_fits(repo, &b);
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot check %s", name);
-        if (!crypto_equal(mac, b.data + b.size - MAC_SIZE, MAC_SIZE))
+        if (r == 0)
                 return damaged(reterr, name, "its MAC is wrong");
         /* Only now, so that a flipped bit is damage and not "too new". */
         if (get_le16(b.data + AT_VERSION) != FORMAT_VERSION)

@@ -22,6 +22,7 @@ typedef struct Compressor Compressor;
 typedef struct Crypto Crypto;
 typedef struct Index Index;
 typedef struct PackCache PackCache;
+typedef struct PackEntry PackEntry;
 typedef struct PackFile PackFile;
 typedef struct PackWriter PackWriter;
 typedef struct Store Store;
@@ -179,10 +180,12 @@ struct Repo {
         Crypto *crypto;     /* of the owner's thread */
         Compressor *expand; /* of the owner's thread, for reading */
         Index *index;
+        int index_lock; /* flock for whoever brings the index up to date */
         PackCache *packs;
         Secret private_raw; /* X25519, once it was given or loaded */
         uint8_t private_public[32];
-        bool writer; /* we hold REPO_LOCK_WRITER */
+        bool read_only; /* a feature that this program does not know: nothing may be written */
+        bool writer;    /* we hold REPO_LOCK_WRITER */
         bool packs_locked;
 };
 
@@ -191,7 +194,17 @@ bool repo_is_interrupted(const Repo *repo);
 /* The private key is loaded from keys_dir unless it was given. FAIL_KEY_MISSING. */
 int repo_need_private(Repo *repo, Failure *reterr);
 
-/* Takes in what is new in packs/ and forgets what is gone (index.c); needs nobody else's writer. */
+/*
+ * index-sync.c. Opening may make a new database: one process at a time, and none beside a foreign
+ * writer's.
+ */
+int repo_open_index(Repo *repo, Failure *reterr);
+
+/*
+ * Takes in what is new in packs/ and forgets what is gone. Does nothing while
+ * somebody else holds the writer's lock: that one keeps the index, and its packs are not ours to
+ * judge.
+ */
 int repo_sync_index(Repo *repo, Failure *reterr);
 
 /* ---- keyfile.c ---- */
@@ -245,7 +258,18 @@ int object_read(Repo *repo,
                 json_object **ret,
                 Failure *reterr);
 
-/* ---- index.c ---- */
+/* For opening a repository. The repository uuid that config bears, unchecked. -ENOENT. */
+int object_peek_repository(Repo *repo, uint8_t ret[UUID_SIZE], Failure *reterr);
+/* As object_read() before the keys are known: the MAC is not checked. */
+int object_peek(Repo *repo,
+                ObjectKind kind,
+                const uint8_t uuid[UUID_SIZE],
+                json_object **ret,
+                Failure *reterr);
+/* True if it ends in a MAC of our K_mac, whatever it says. */
+bool object_is_ours(Repo *repo, ObjectKind kind, const uint8_t uuid[UUID_SIZE]);
+
+/* ---- index.c: rows in the worker's state; all functions are [mutex] ---- */
 
 /* Where a chunk lies. */
 typedef struct IndexPlace {
@@ -255,6 +279,7 @@ typedef struct IndexPlace {
         uint32_t stored; /* bytes in the pack */
         uint32_t plain;  /* of the record */
         uint8_t class;   /* CLASS_SMALL for members of bundles */
+        bool extra;      /* its AAD needs index_extra_get() */
         bool member;
         uint32_t member_offset, member_size; /* inside the record's plaintext, if `member` */
 } IndexPlace;
@@ -263,7 +288,7 @@ typedef struct IndexPack {
         uint64_t no;
         uint8_t uuid[UUID_SIZE], session[UUID_SIZE];
         PackKind kind;
-        uint64_t size;
+        uint64_t size; /* 0 while it is written */
         bool durable;
 } IndexPack;
 
@@ -271,12 +296,64 @@ typedef struct IndexPack {
 typedef struct IndexExtra {
         uint8_t id[ID_SIZE];
         uint8_t class;
-        uint8_t session[UUID_SIZE], pack[UUID_SIZE];
+        uint8_t session[UUID_SIZE], pack[UUID_SIZE]; /* the origin */
         uint32_t ordinal;
 } IndexExtra;
 
-/* [mutex] 1 and the place, 0 if unknown (or its pack is gone), negative errno. */
+/*
+ * Opens index.db in `state_fd`. One that is damaged, or another repository's, is removed and made
+ * anew. A damaged one found later is removed by index_close(), so that the next open rebuilds it.
+ */
+int index_open(int state_fd, const uint8_t repository[UUID_SIZE], Index **ret, Failure *reterr);
+void index_close(Index *x);
+DEFINE_CLEANUP(Index *, index_close);
+
+/* 1 and the place, 0 if unknown, negative errno. */
 int index_find(Index *x, const uint8_t id[ID_SIZE], IndexPlace *ret, Failure *reterr);
+int index_extra_get(Index *x,
+                    uint64_t pack_no,
+                    uint32_t ordinal,
+                    IndexExtra *ret,
+                    Failure *reterr);                                       /* 1, 0 */
+int index_pack_get(Index *x, uint64_t no, IndexPack *ret, Failure *reterr); /* 1, 0 */
+int index_pack_rows(Index *x, uint64_t no, uint64_t *ret, Failure *reterr);
+int index_stored_bytes(Index *x, uint64_t *ret, Failure *reterr);
+
+/* All packs by ascending number. `on_pack` may use the index, but not change packs. */
+int index_each_pack(Index *x,
+                    int (*on_pack)(void *userdata, const IndexPack *pack, Failure *reterr),
+                    void *userdata,
+                    Failure *reterr);
+
+/* Changes: inside a transaction that the first one begins and index_commit() ends. */
+int index_pack_add(Index *x, const IndexPack *pack, uint64_t *ret_no, Failure *reterr);
+int index_pack_finish(Index *x, uint64_t no, uint64_t size, Failure *reterr);
+int index_pack_remove(Index *x, uint64_t no, Failure *reterr); /* index_sweep() must follow */
+int index_sweep(Index *x, Failure *reterr);                    /* rows of packs that are gone */
+int index_add(Index *x, const uint8_t id[ID_SIZE], const IndexPlace *place, Failure *reterr);
+int index_extra_add(Index *x,
+                    uint64_t pack_no,
+                    uint32_t ordinal,
+                    const IndexExtra *extra,
+                    Failure *reterr);
+/* All rows of one entry of a directory: its id or its members', and an extra where needed. */
+int index_add_entry(Index *x,
+                    uint64_t pack_no,
+                    const uint8_t pack[UUID_SIZE],
+                    const uint8_t session[UUID_SIZE],
+                    const PackEntry *entry,
+                    Failure *reterr);
+/* Packs and rows of a session that was given up; committed. */
+int index_session_remove(Index *x, const uint8_t session[UUID_SIZE], Failure *reterr);
+int index_mark_durable(Index *x, const uint8_t *session, Failure *reterr); /* NULL: all packs */
+int index_clear(Index *x, Failure *reterr);  /* all rows; remembers that packs have vanished */
+int index_commit(Index *x, Failure *reterr); /* fine without a transaction */
+void index_rollback(Index *x);
+
+/* Backups whose chunks need no look-up: committed since the index last lost anything. */
+int index_trust(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr);
+int index_is_trusted(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr); /* 1, 0 */
+int index_has_vanished(Index *x, Failure *reterr);                                /* 1, 0 */
 
 /* ---- pack-write.c ---- */
 
@@ -365,6 +442,53 @@ int pack_read(Repo *repo,
               const uint8_t id[ID_SIZE],
               Buf *ret,
               Failure *reterr);
+
+/* Open packs and their keys. */
+void pack_cache_free(PackCache *c);
+
+/* ---- pack-check.c: packs without their content keys ---- */
+
+/* A pack whose frame (all but its records) has been read and checked. */
+typedef struct PackInfo {
+        int fd;
+        uint64_t size;
+        uint8_t uuid[UUID_SIZE], session[UUID_SIZE];
+        PackKind kind;
+        uint32_t records;
+        uint32_t header_crc, directory_crc;
+        Buf directory; /* plain, its structure checked */
+        Buf table;
+} PackInfo;
+
+#define PACK_INFO_INIT                                                                             \
+        ((PackInfo){ .fd = -1,                                                                     \
+                     .directory = BUF_INIT(PACK_DIRECTORY_MAX),                                    \
+                     .table = BUF_INIT(4 * (PACK_RECORDS_MAX + 2)) })
+
+/* One entry of a directory; `members` is borrowed from it (40 bytes each). */
+struct PackEntry {
+        uint8_t class, flags;
+        uint32_t plain, stored, ordinal;
+        uint64_t offset;
+        const uint8_t *id, *hash;
+        const uint8_t *origin; /* NULL: this pack */
+        const uint8_t *members;
+        uint16_t n_members;
+};
+
+/* -ENOENT leaves reterr alone; damage is FAIL_INTEGRITY_FAILURE. */
+int pack_info_load(Repo *repo, const uint8_t uuid[UUID_SIZE], PackInfo *ret, Failure *reterr);
+void pack_info_done(PackInfo *info);
+
+/* Steps through the directory: `at` starts as a Reader over it, `ret->ordinal` as the last one. */
+bool pack_entry_next(Reader *at, uint32_t ordinal, PackEntry *ret);
+
+/* Reads every record and checks hash and checksum. -ECANCELED when interrupted. */
+int pack_info_verify(Repo *repo,
+                     const PackInfo *info,
+                     void (*on_bytes)(void *userdata, uint64_t bytes),
+                     void *userdata,
+                     Failure *reterr);
 
 /* ---- manifest-read.c ---- */
 

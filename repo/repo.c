@@ -1,1 +1,225 @@
-/* being written */ typedef int holdpoint_stub_repo_repo_c;
+/*
+ * What an open repository answers itself: locks, the private key, records.
+ */
+
+#include <errno.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/step.h"
+#include "base/text.h"
+#include "repo/repo-internal.h"
+
+bool repo_is_interrupted(const Repo *repo) {
+        return repo->interrupted && repo->interrupted(repo->userdata);
+}
+
+/* ---- locks ---- */
+
+static int take_lock(Repo *repo, const char *dir, int how, uint64_t timeout, Failure *reterr) {
+        uint64_t end = clock_monotonic_usec() + timeout;
+        int fd = store_dir_fd(repo->store, dir);
+
+        while (flock(fd, how | LOCK_NB) < 0) {
+                if (errno != EWOULDBLOCK && errno != EINTR)
+                        return fail_errno(reterr, FAIL_INTERNAL, errno, "cannot lock %s/%s",
+                                          repo->path, dir);
+                if (repo_is_interrupted(repo))
+                        return -ECANCELED;
+                if (clock_monotonic_usec() >= end)
+                        return fail_set(reterr, FAIL_BUSY, EBUSY,
+                                        "another job works on %s/%s; try again after it",
+                                        repo->path, dir);
+                (void) usleep(20000);
+        }
+        return 0;
+}
+
+static int become_writer(Repo *repo, Failure *reterr) {
+        int r;
+
+        repo->writer = true;
+        r = store_sweep_temporary(repo->store, reterr);
+        /* Whoever wrote before us may have been killed since we opened the repository. */
+        return r < 0 ? r : repo_sync_index(repo, reterr);
+}
+
+int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr) {
+        int r;
+
+        if (lock != REPO_LOCK_WRITER)
+                return take_lock(repo, "packs", lock == REPO_LOCK_PACKS_SHARED ? LOCK_SH : LOCK_EX,
+                                 timeout_usec, reterr);
+        if (repo->writer)
+                return 0;
+        if (repo->read_only)
+                return fail_set(
+                        reterr, FAIL_NOT_RESTORABLE, ENOTSUP,
+                        "repository %s has features of a newer program: it can be read, not "
+                        "written",
+                        repo->path);
+        r = take_lock(repo, "backups", LOCK_EX, timeout_usec, reterr);
+        return r < 0 ? r : become_writer(repo, reterr);
+}
+
+/* ---- the private key ---- */
+
+static int use_private(Repo *repo, const Secret *pem, const char *where, Failure *reterr) {
+        Secret raw = SECRET_INIT;
+        uint8_t public[32];
+        int r = crypto_private_parse(pem, &raw, public);
+
+        if (r == -ENOKEY)
+                return fail_set(reterr, FAIL_KEY_MISSING, ENOKEY,
+                                "%s is protected by a passphrase; give it decrypted", where);
+        if (r < 0)
+                return fail_set(reterr, FAIL_KEY_MISSING, -r, "%s is no X25519 private key in PEM",
+                                where);
+        secret_done(&repo->private_raw);
+        repo->private_raw = raw;
+        memcpy(repo->private_public, public, sizeof(public));
+        return 0;
+}
+
+int repo_need_private(Repo *repo, Failure *reterr) {
+        _cleanup_secret_ Secret pem = SECRET_INIT;
+        int r;
+
+        if (repo->private_raw.data)
+                return 0;
+        r = keyfile_load_private(repo->keys_dir, &pem, reterr);
+        if (r == -ENOENT)
+                return fail_set(reterr, FAIL_KEY_MISSING, ENOKEY,
+                                "the private key is not on this host; give it with --key FILE");
+        return r < 0 ? r : use_private(repo, &pem, "private.pem", reterr);
+}
+
+int repo_set_private_key(Repo *repo, const Secret *pem, Failure *reterr) {
+        if (pem)
+                return use_private(repo, pem, "the key that was given", reterr);
+        secret_done(&repo->private_raw); /* loaded again when content is read */
+        return 0;
+}
+
+/* ---- records ---- */
+
+static void
+record_name(const char *backup_id, char ret[STORE_NAME_MAX], uint8_t ret_uuid[UUID_SIZE]) {
+        if (text_uuid_parse(backup_id, ret_uuid) < 0)
+                *ret = '\0';
+        else
+                store_object_name(OBJECT_RECORD, ret_uuid, ret);
+}
+
+static int no_such_backup(const char *backup_id, Failure *reterr) {
+        return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT, "there is no backup %s", backup_id);
+}
+
+char *repo_record_path(Repo *repo, const char *backup_id) {
+        return text_printf("%s/backups/%s", repo->path, backup_id);
+}
+
+bool repo_has_backup(Repo *repo, const char *backup_id) {
+        char name[STORE_NAME_MAX];
+        uint8_t uuid[UUID_SIZE];
+
+        record_name(backup_id, name, uuid);
+        return *name && store_has(repo->store, name);
+}
+
+int repo_record_load(Repo *repo, const char *backup_id, json_object **ret, Failure *reterr) {
+        uint8_t uuid[UUID_SIZE];
+        int r;
+
+        if (text_uuid_parse(backup_id, uuid) < 0)
+                return no_such_backup(backup_id, reterr);
+        r = object_read(repo, OBJECT_RECORD, uuid, ret, reterr);
+        return r == -ENOENT ? no_such_backup(backup_id, reterr) : r;
+}
+
+typedef struct ListCall {
+        Repo *repo;
+        int (*on_record)(void *userdata,
+                         const char *id,
+                         json_object *record,
+                         const Failure *damage);
+        void *userdata;
+} ListCall;
+
+static int on_record_name(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *reterr) {
+        const ListCall *call = userdata;
+        _cleanup_json_ json_object *record = NULL;
+        Failure why = FAILURE_INIT;
+        char id[UUID_TEXT_MAX];
+        int r;
+
+        if (repo_is_interrupted(call->repo))
+                return -ECANCELED;
+        text_uuid_format(uuid, id);
+        r = object_read(call->repo, OBJECT_RECORD, uuid, &record, &why);
+        if (r == -ENOENT)
+                return 0; /* deleted since the directory was read */
+        if (r < 0 && why.code == FAIL_NONE)
+                return r;
+        return call->on_record(call->userdata, id, record, r < 0 ? &why : NULL);
+}
+
+int repo_list(Repo *repo,
+              int (*on_record)(void *userdata,
+                               const char *id,
+                               json_object *record,
+                               const Failure *damage),
+              void *userdata,
+              Failure *reterr) {
+        ListCall call = { .repo = repo, .on_record = on_record, .userdata = userdata };
+
+        return store_list(repo->store, "backups", on_record_name, &call, reterr);
+}
+
+int repo_delete(Repo *repo, const char *backup_id, Failure *reterr) {
+        char name[STORE_NAME_MAX];
+        uint8_t uuid[UUID_SIZE];
+        int r;
+
+        record_name(backup_id, name, uuid);
+        if (!*name || !store_has(repo->store, name))
+                return no_such_backup(backup_id, reterr);
+        if (!repo->writer)
+                return fail_set(reterr, FAIL_INTERNAL, EPERM, "the writer's lock is not held");
+        /* The record first: a pin without a backup is nothing, a backup without its pin may be
+         * lost. */
+        r = store_delete(repo->store, name, reterr);
+        step("record-deleted");
+        if (r < 0)
+                return r;
+        store_object_name(OBJECT_PIN, uuid, name);
+        return store_delete(repo->store, name, reterr);
+}
+
+/* ---- figures ---- */
+
+uint64_t repo_free_bytes(Repo *repo) {
+        uint64_t n = 0;
+
+        return fs_space(store_dir_fd(repo->store, ""), &n, NULL) < 0 ? 0 : n;
+}
+
+uint64_t repo_stored_bytes(Repo *repo) {
+        uint64_t n = 0;
+
+        return index_stored_bytes(repo->index, &n, NULL) < 0 ? 0 : n;
+}
+
+bool repo_needs_verify(Repo *repo) {
+        return index_has_vanished(repo->index, NULL) != 0;
+}
+
+bool repo_base_is_trusted(Repo *repo, const char *backup_id) {
+        uint8_t uuid[UUID_SIZE];
+
+        return repo_has_backup(repo, backup_id) && text_uuid_parse(backup_id, uuid) >= 0 &&
+               index_is_trusted(repo->index, uuid, NULL) > 0;
+}

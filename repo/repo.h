@@ -60,6 +60,12 @@ int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr)
 bool repo_needs_verify(Repo *repo);
 
 /*
+ * True if the record of this backup is there and no pack has vanished since it was committed: then
+ * content that a base state of this backup names may be reused without looking it up.
+ */
+bool repo_base_is_trusted(Repo *repo, const char *backup_id);
+
+/*
  * Gives the private key (PEM, borrowed) or, with NULL, loads it from keys_dir when content is first
  * read. FAIL_KEY_MISSING when a content key cannot be opened.
  */
