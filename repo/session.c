@@ -76,9 +76,9 @@ int repo_session_begin(Repo *repo,
         _cleanup_(repo_session_freep) RepoSession *s = NULL;
         int r;
 
-        if (!repo->writer || !repo->packs_locked)
+        if (!repo->writer)
                 return fail_set(reterr, FAIL_INTERNAL, EPERM,
-                                "A session needs the repository's locks");
+                                "A session needs the writer's lock");
         if (params->level > 9)
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
                                 "Compression level %u is not between 0 and 9", params->level);
