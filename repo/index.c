@@ -312,8 +312,21 @@ static int number(Index *x,
         return failed(x, r < 0 ? r : 0, reterr);
 }
 
-int index_pack_rows(Index *x, uint64_t no, uint64_t *ret, Failure *reterr) {
-        return number(x, "SELECT count(*) FROM chunks WHERE pack_no = ?1", &no, NULL, ret, reterr);
+int index_each_row(Index *x,
+                   int (*on_row)(void *userdata, uint64_t pack_no, Failure *reterr),
+                   void *userdata,
+                   Failure *reterr) {
+        _cleanup_db_stmt_ DbStmt *s = NULL;
+        int r;
+
+        r = db_prepare(x->db, "SELECT pack_no FROM chunks", &s, reterr);
+        while (r >= 0 && (r = db_step(s, reterr)) > 0)
+                r = on_row(userdata, (uint64_t) db_column_int(s, 0), reterr);
+        return failed(x, r, reterr);
+}
+
+void index_discard(Index *x) {
+        x->damaged = true;
 }
 
 int index_stored_bytes(Index *x, uint64_t *ret, Failure *reterr) {

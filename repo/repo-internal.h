@@ -133,6 +133,7 @@ DEFINE_CLEANUP(Store *, store_close);
 int store_put(Store *s, const char *name, const void *data, size_t n, Failure *reterr);
 int store_get(Store *s, const char *name, size_t max, Buf *ret); /* -ENOENT, -EFBIG, ... */
 bool store_has(Store *s, const char *name);
+uint64_t store_size(Store *s, const char *name);               /* 0 if it is not there */
 int store_delete(Store *s, const char *name, Failure *reterr); /* durable; a missing one is fine */
 
 /* Calls for each regular file in `dir` ("packs": in its 256 sub-directories) whose name is a uuid.
@@ -316,7 +317,6 @@ int index_extra_get(Index *x,
                     IndexExtra *ret,
                     Failure *reterr);                                       /* 1, 0 */
 int index_pack_get(Index *x, uint64_t no, IndexPack *ret, Failure *reterr); /* 1, 0 */
-int index_pack_rows(Index *x, uint64_t no, uint64_t *ret, Failure *reterr);
 int index_stored_bytes(Index *x, uint64_t *ret, Failure *reterr);
 
 /* All packs by ascending number. `on_pack` may use the index, but not change packs. */
@@ -324,6 +324,13 @@ int index_each_pack(Index *x,
                     int (*on_pack)(void *userdata, const IndexPack *pack, Failure *reterr),
                     void *userdata,
                     Failure *reterr);
+
+/* The pack number of every row, in no order. */
+int index_each_row(Index *x,
+                   int (*on_row)(void *userdata, uint64_t pack_no, Failure *reterr),
+                   void *userdata,
+                   Failure *reterr);
+void index_discard(Index *x); /* index_close() removes it */
 
 /* Changes: inside a transaction that the first one begins and index_commit() ends. */
 int index_pack_add(Index *x, const IndexPack *pack, uint64_t *ret_no, Failure *reterr);

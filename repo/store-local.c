@@ -164,6 +164,15 @@ bool store_has(Store *s, const char *name) {
         return dir >= 0 && fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
 }
 
+uint64_t store_size(Store *s, const char *name) {
+        const char *leaf;
+        struct stat st;
+        int dir = split(s, name, &leaf);
+
+        return dir >= 0 && fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 ? (uint64_t) st.st_size
+                                                                             : 0;
+}
+
 int store_delete(Store *s, const char *name, Failure *reterr) {
         const char *leaf;
         int dir = split(s, name, &leaf), r;
