@@ -79,15 +79,19 @@ def expand(flag, data, limit, what):
         raise Damaged("%s: %s" % (what, error)) from None
 
 
-def crc32c(data, table=[]):  # noqa: B006: the table is computed once
-    if not table:
-        for i in range(256):
-            for _ in range(8):
-                i = (i >> 1) ^ (0x82F63B78 if i & 1 else 0)
-            table.append(i)
+def crc32c_table_entry(i):
+    for _ in range(8):
+        i = (i >> 1) ^ (0x82F63B78 if i & 1 else 0)
+    return i
+
+
+CRC32C = [crc32c_table_entry(i) for i in range(256)]
+
+
+def crc32c(data):
     crc = 0xFFFFFFFF
     for byte in data:
-        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
+        crc = (crc >> 8) ^ CRC32C[(crc ^ byte) & 0xFF]
     return crc ^ 0xFFFFFFFF
 
 
@@ -342,7 +346,7 @@ class Repository:
         check(total == record["manifest"]["entries"], "number of entries")
 
     def content(self, entry):
-        """(offset, bytes) of all data; what is not returned reads as zeros."""
+        """(offset, bytes) of all that was allocated in the source; what is not returned is a hole."""
         size, cls = entry["size"], entry["class"]
         unit = UNIT.get(cls, size)
         check(cls in (LARGE, SMALL, SQLITE) and (cls != SMALL or size <= 64 << 10), "class of %r" % entry["name"])
@@ -358,11 +362,11 @@ class Repository:
             head = cursor.varint()
             n, run = head >> 2, head & 3
             check(n >= 1 and run <= 2 and at < size, "run of a chunk list")
-            if run:
+            if run == 1:
                 at += n * unit
                 continue
             for _ in range(n):
-                data = self.fetch(cursor.take(32), cls)
+                data = bytes(max(0, min(unit, size - at))) if run == 2 else self.fetch(cursor.take(32), cls)
                 check(len(data) == min(unit, size - at), "length of a chunk of %r" % entry["name"])
                 yield at, data
                 at += unit
