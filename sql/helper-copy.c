@@ -111,16 +111,26 @@ static int copy_slice(Copy *c, uint64_t slice_usec, bool bounded, Failure *reter
         return 0;
 }
 
+/* Begins a read transaction, and notes what the copy must come out with. */
+static int read_begin(Copy *c) {
+        int rc = SQLITE_OK;
+
+        if (sqlite3_get_autocommit(c->source)) /* else it is pinned already */
+                rc = helper_db_exec(c->source, "BEGIN");
+        if (rc == SQLITE_OK)
+                rc = helper_db_number(c->source, "PRAGMA user_version", &c->user_version);
+        if (rc == SQLITE_OK)
+                rc = helper_db_number(c->source, "PRAGMA page_size", &c->page_size);
+        return rc;
+}
+
 /*
  * One slice within a read transaction of its own, so that the steps in it cannot be disturbed.
  * Returns as copy_slice().
  */
 static int copy_locked_slice(Copy *c, uint64_t slice_usec, Failure *reterr) {
-        int64_t version;
-        int r, rc = helper_db_exec(c->source, "BEGIN");
+        int r, rc = read_begin(c);
 
-        if (rc == SQLITE_OK)
-                rc = helper_db_number(c->source, "PRAGMA schema_version", &version);
         if ((rc & 0xff) == SQLITE_BUSY)
                 r = wait_busy(c, reterr);
         else if (rc != SQLITE_OK)
@@ -187,20 +197,11 @@ static int verify(Copy *c, int fd, Failure *reterr) {
         if (header.empty)
                 return 0;
         if (header.wal != c->db->wal || header.page_size != c->page_size ||
-            (c->db->wal && header.user_version != (uint32_t) c->user_version))
+            header.user_version != (uint32_t) c->user_version)
                 return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
                                 "%s: its copy has another journal mode, page size or user_version",
                                 c->db->path);
         return 0;
-}
-
-static int pin_now(Copy *c, Failure *reterr) {
-        int64_t version;
-        int rc = helper_db_exec(c->source, "BEGIN");
-
-        if (rc == SQLITE_OK)
-                rc = helper_db_number(c->source, "PRAGMA schema_version", &version);
-        return rc == SQLITE_OK ? 0 : helper_db_failure(c->h, c->db, c->source, rc, "read", reterr);
 }
 
 /* A source without any page has nothing to copy: the empty file is the copy. */
@@ -212,10 +213,10 @@ static int copy_one(Helper *h, HelperDb *db, int fd, Failure *reterr) {
         h->deadline_usec = 0;
         h->refused = FAILURE_INIT;
         /* Not held, so not of the common instant, as its `held` says; but whole in itself. */
-        if (db->wal && !db->pinned) {
-                r = pin_now(&c, reterr);
-                if (r < 0)
-                        return r;
+        if (db->wal) {
+                rc = read_begin(&c);
+                if (rc != SQLITE_OK)
+                        return helper_db_failure(h, db, c.source, rc, "read", reterr);
         }
         h->copy_fd = fd;
         c.last_word_usec = clock_monotonic_usec();
@@ -230,13 +231,6 @@ static int copy_one(Helper *h, HelperDb *db, int fd, Failure *reterr) {
         rc = sqlite3_close(c.target);
         if (r >= 0 && rc != SQLITE_OK)
                 r = helper_db_failure(h, db, NULL, rc, "close the copy", reterr);
-        if (r >= 0) {
-                rc = helper_db_number(c.source, "PRAGMA page_size", &c.page_size);
-                if (rc == SQLITE_OK)
-                        rc = helper_db_number(c.source, "PRAGMA user_version", &c.user_version);
-                if (rc != SQLITE_OK)
-                        r = helper_db_failure(h, db, c.source, rc, "read", reterr);
-        }
         if (r >= 0)
                 r = verify(&c, fd, reterr);
         if (r >= 0 && fsync(fd) < 0)

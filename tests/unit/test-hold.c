@@ -101,6 +101,18 @@ static void assert_still(const DbfixWriter *w, size_t n) {
                 assert_int_equal(w[i].stats->commits, before[i]);
 }
 
+static bool any_advances(const DbfixWriter *w, size_t n) {
+        uint64_t end = clock_monotonic_usec() + 5 * USEC_PER_SEC, before[16];
+
+        for (size_t i = 0; i < n; i++)
+                before[i] = w[i].stats->commits;
+        while (clock_monotonic_usec() < end)
+                for (size_t i = 0; i < n; i++)
+                        if (w[i].stats->commits > before[i])
+                                return true;
+        return false;
+}
+
 static void hold_busy(Fixture *f, const char *schema, size_t n_dbs, size_t n_writers) {
         static const char *const names[] = { "a.db", "b.db", "c.db", "d.db" };
         HoldDatabase dbs[4];
@@ -125,8 +137,9 @@ static void hold_busy(Fixture *f, const char *schema, size_t n_dbs, size_t n_wri
                         assert_in_range(pause, dbs[i].pause_usec, 3000000);
                         assert_int_equal(dbs[i].wal, strstr(schema, "WAL") != NULL);
                 }
-                for (size_t i = 0; i < n_dbs * n_writers; i++)
-                        assert_true(dbfix_writer_advances(&w[i], 1));
+                for (size_t i = 0; i < n_dbs;
+                     i++) /* SQLite is not fair among writers: any will do */
+                        assert_true(any_advances(&w[i * n_writers], n_writers));
                 hold_free(h);
         }
         for (size_t i = 0; i < n_dbs * n_writers; i++) {
