@@ -27,14 +27,15 @@ class Store:
     """One database and one directory of files below `root`, both belonging to `uid`."""
 
     def __init__(self, name, root, uid=0, journal="wal", database="store.db", files="files", table="written",
-                 pattern="%09d"):
+                 pattern="%09d", content=lambda n: b"%d\n" % n):
         self.name, self.root, self.uid, self.journal = name, root, uid, journal
         self.database, self.files = os.path.join(root, database), os.path.join(root, files)
-        self.table, self.pattern = table, pattern
+        self.table, self.pattern, self.content = table, pattern, content
 
     def at(self, root):
         """The same store below another root: a restored or snapshotted copy."""
-        copy = Store(self.name, root, self.uid, self.journal, table=self.table, pattern=self.pattern)
+        copy = Store(self.name, root, self.uid, self.journal, table=self.table, pattern=self.pattern,
+                     content=self.content)
         copy.database = os.path.join(root, os.path.relpath(self.database, self.root))
         copy.files = os.path.join(root, os.path.relpath(self.files, self.root))
         return copy
@@ -74,9 +75,8 @@ class Store:
         path = os.path.join(self.files, self.file_name(row))
         if row and os.path.exists(path):
             with open(path, "rb") as f:
-                said = f.read(32).split(b"\n")[0]
-            if said != str(row).encode():
-                raise AssertionError("%s: file %d says %r" % (self.name, row, said))
+                if f.read() != self.content(row):
+                    raise AssertionError("%s: file %d does not hold its own number" % (self.name, row))
         return row, newest
 
     def disagreements(self):
@@ -105,12 +105,12 @@ class Ring:
     """Writes to all stores in turn, at full speed or with `rate` rounds a second.
 
     `busy_msec` is the applications' busy timeout; `noise` adds one more writer per store that commits
-    to another table without turns; `keep` bounds rows and files of each store.
+    to another table without turns; `keep` bounds rows and files of each store (0: keeps all).
     """
 
-    def __init__(self, stores, busy_msec=10000, rate=None, noise=False, keep=64, payload=b""):
+    def __init__(self, stores, busy_msec=10000, rate=None, noise=False, keep=64):
         self.stores, self.busy_msec, self.rate, self.noise = stores, busy_msec, rate, noise
-        self.keep, self.payload = keep, payload
+        self.keep = keep
         self.shared = None  # byte 0: stop; then one counter of eight bytes per store
         self.children, self.logs = [], []
 
@@ -123,7 +123,7 @@ class Ring:
         final = os.path.join(store.files, store.file_name(n))
         temporary = os.path.join(store.files, ".new")
         with open(temporary, "wb") as f:
-            f.write(b"%d\n" % n + self.payload)
+            f.write(store.content(n))
         os.rename(temporary, final)
         with contextlib.suppress(FileNotFoundError):
             if self.keep:
@@ -136,7 +136,7 @@ class Ring:
         if self.keep:
             db.execute("DELETE FROM %s WHERE n <= ?" % store.table, (n - self.keep,))
         db.execute("COMMIT")
-        return time.monotonic() - began
+        return began, time.monotonic() - began
 
     def _open(self, store):
         db = sqlite3.connect(store.database, timeout=self.busy_msec / 1000, isolation_level=None)
@@ -158,7 +158,7 @@ class Ring:
             n = struct.unpack("<Q", data)[0]
             began = time.monotonic()
             self._write_file(store, n)
-            waits.append(self._commit_row(db, store, n))
+            waits.extend(self._commit_row(db, store, n))
             struct.pack_into("<Q", self.shared, 8 * (index + 1), n)
             if last and self.rate:
                 time.sleep(max(0.0, len(self.stores) / self.rate - (time.monotonic() - began)))
@@ -175,7 +175,7 @@ class Ring:
         while not self._stopped() and os.getppid() == parent:
             began = time.monotonic()
             db.execute("INSERT OR REPLACE INTO noise VALUES (abs(random() % 200), hex(randomblob(200)))")
-            waits.append(time.monotonic() - began)
+            waits.extend((began, time.monotonic() - began))
             # SQLite's waiters poll; without a gap one writer starves another, with no backup near.
             time.sleep(0.001 if self.stores[index].journal == "wal" else 0.02)
         db.close()
@@ -249,13 +249,15 @@ class Ring:
         if failed:
             raise RuntimeError("%d writers failed: their application would have seen an error" % failed)
 
-    def waits(self):
-        """Seconds that each commit took, of all writers, after stop()."""
+    def commits(self):
+        """(when it began, seconds it took) of every commit of all writers, after stop(); monotonic clock."""
         found = array.array("d")
         for log in self.logs:
-            size = os.fstat(log).st_size
-            found.frombytes(os.pread(log, size, 0))
-        return found
+            found.frombytes(os.pread(log, os.fstat(log).st_size, 0))
+        return list(zip(found[0::2], found[1::2]))
+
+    def waits(self):
+        return [seconds for _, seconds in self.commits()]
 
     def close(self):
         try:

@@ -21,6 +21,10 @@ WORDS = ("harbour at dawn", "paper lantern", "red bridge in fog", "old tram", "m
          "market in the rain", "sleeping cat", "robot gardener", "sailing junk", "bamboo forest", "night train")
 
 
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(rng, width, height):
     """A valid PNG: a gradient with some noise, so that it compresses like a picture."""
     red, green, blue = rng.randrange(256), rng.randrange(256), rng.randrange(256)
@@ -34,12 +38,22 @@ def png(rng, width, height):
         line[start:start + len(noise)] = noise[:max(0, len(line) - start)]
         rows += line
 
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(rows), 1)) +
-            chunk(b"IEND", b""))
+    return (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) +
+            png_chunk(b"IDAT", zlib.compress(bytes(rows), 1)) + png_chunk(b"IEND", b""))
+
+
+def with_comment(image, text):
+    """The same picture with a comment right after its header: another file, the same look."""
+    return image[:33] + png_chunk(b"tEXt", b"Comment\0" + text) + image[33:]
+
+
+NUMBERED = [png(random.Random(n), 64 + n, 64) for n in range(8)]
+
+
+def numbered_png(n):
+    """What the demo's writers write: a picture that is a function of its number, and says it."""
+    return with_comment(NUMBERED[n % len(NUMBERED)], b"task %d " % n + random.Random(n).randbytes(1500).hex().encode())
 
 
 def media(rng, size):
@@ -81,9 +95,9 @@ class YeePay:
         self.system = [os.path.join(self.top, x)
                        for x in ("docker-compose.yml", "docker-compose.prod.yml", "env.production", "nginx")]
         # The writers of the demo: a row names the file that was written for it.
-        self.tasks = Store("tasks.db", self.back, 0, "wal", "tasks.db", "outputs", "outputs", "output-%09d.png")
+        self.tasks = Store("tasks.db", self.back, 0, "wal", "tasks.db", "outputs", "outputs", "output-%09d.png", numbered_png)
         self.users = Store("admin.db", self.admin, ADMIN_UID, "delete", "admin.db", "uploads", "uploads",
-                           "upload-%09d.png")
+                           "upload-%09d.png", numbered_png)
 
     def many(self, n):
         return max(3, int(n * self.scale))
@@ -102,10 +116,8 @@ class YeePay:
 
     def picture(self):
         """One of forty pictures with its own comment: different files that share nothing but their look."""
-        text = b"Comment\0" + self.rng.choice(WORDS).encode() + b" %d" % self.rng.randrange(1 << 60)
-        extra = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
-        base = self.rng.choice(self.pictures)
-        return base[:33] + extra + base[33:]
+        text = self.rng.choice(WORDS).encode() + b" %d" % self.rng.randrange(1 << 60)
+        return with_comment(self.rng.choice(self.pictures), text)
 
     def _make_back(self):
         rng = self.rng
