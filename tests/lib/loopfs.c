@@ -132,7 +132,9 @@ char *loopfs_join(const Loopfs *fs, const char *below) {
 void loopfs_free(Loopfs *fs) {
         if (!fs)
                 return;
-        (void) umount2(fs->path, MNT_DETACH); /* a test may have left descriptors open */
+        /* All that a test has mounted there; it may have left descriptors open. */
+        while (umount2(fs->path, MNT_DETACH) == 0)
+                ;
         (void) rmdir(fs->path);
         free(fs->path);
         free(fs->device);
