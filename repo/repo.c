@@ -199,6 +199,36 @@ int repo_delete(Repo *repo, const char *backup_id, Failure *reterr) {
         return store_delete(repo->store, name, reterr);
 }
 
+/* ---- pins ---- */
+
+bool repo_is_pinned(Repo *repo, const char *backup_id) {
+        char name[STORE_NAME_MAX];
+        uint8_t uuid[UUID_SIZE];
+
+        if (text_uuid_parse(backup_id, uuid) < 0)
+                return false;
+        store_object_name(OBJECT_PIN, uuid, name);
+        return store_has(repo->store, name);
+}
+
+int repo_pin(Repo *repo, const char *backup_id, bool pinned, Failure *reterr) {
+        _cleanup_json_ json_object *payload = json_object_new_object();
+        char name[STORE_NAME_MAX], now[CLOCK_TEXT_MAX];
+        uint8_t uuid[UUID_SIZE];
+
+        if (text_uuid_parse(backup_id, uuid) < 0)
+                return no_such_backup(backup_id, reterr);
+        if (!repo->writer)
+                return fail_set(reterr, FAIL_INTERNAL, EPERM, "the writer's lock is not held");
+        store_object_name(OBJECT_PIN, uuid, name);
+        if (!pinned)
+                return store_delete(repo->store, name, reterr);
+        clock_format(clock_realtime_usec(), now);
+        if (!payload || json_put_string(payload, "created_at", now) < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "pin");
+        return object_write(repo, OBJECT_PIN, uuid, payload, NULL, reterr);
+}
+
 /* ---- figures ---- */
 
 uint64_t repo_free_bytes(Repo *repo) {

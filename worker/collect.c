@@ -94,8 +94,7 @@ static int begin_service(Collect *c, size_t i, Failure *reterr) {
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "base state of service %s", s->name);
         c->base_same = c->base && strcmp(base_reader_signature(c->base), signature) == 0;
-        c->base_trusted = c->base && repo_has_backup(c->repo, base_reader_backup(c->base)) &&
-                          !repo_needs_verify(c->repo);
+        c->base_trusted = c->base && repo_base_is_trusted(c->repo, base_reader_backup(c->base));
         if (c->base && !c->parent_id && repo_has_backup(c->repo, base_reader_backup(c->base)))
                 c->parent_id = strdup(base_reader_backup(c->base));
         free(TAKE_PTR(c->dir));
