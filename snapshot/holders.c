@@ -46,6 +46,7 @@ typedef struct Task {
 typedef struct View {
         char namespace[NAMESPACE_TEXT];
         char *root;
+        pid_t tid;
 } View;
 
 typedef struct Scan {
@@ -149,7 +150,7 @@ static int load_view(Scan *s, const Task *t) {
                     strcmp(s->views[i].root, root) == 0)
                         return 0;
         r = mount_table_load(&s->mounts, s->procfd, t->tid, root);
-        if (GONE(r) || r == -EINVAL) /* EINVAL: it ended between open and read, or mid-line */
+        if (GONE(r) || r == -EINVAL) /* it ended meanwhile */
                 return 0;
         if (r < 0)
                 return unreadable(s, t, "mountinfo", r);
@@ -162,6 +163,7 @@ static int load_view(Scan *s, const Task *t) {
         s->views[s->n_views].root = strdup(root);
         if (!s->views[s->n_views].root)
                 return no_memory(s);
+        s->views[s->n_views].tid = t->tid;
         strcpy(s->views[s->n_views++].namespace, namespace);
         return 0;
 }
@@ -519,6 +521,12 @@ static int look_round(Scan *s) {
         if (r < 0)
                 return r;
         mount_table_sort(&s->mounts);
+        for (size_t i = 0; i < s->n_views && r >= 0; i++)
+                if (strcmp(s->views[i].root, "/") != 0)
+                        r = mount_table_add_root(&s->mounts, s->procfd, s->views[i].tid,
+                                                 s->views[i].root, s->dev);
+        if (r < 0)
+                return no_memory(s);
         r = check_mounts(s);
         for (size_t i = 0; i < s->n_tasks && r >= 0; i++)
                 r = look_task(s, &s->tasks[i]);

@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
 #include "base/text.h"
+#include "snapshot/snapshot-internal.h"
 
 /*
  * mountinfo is written for its reader's eyes: points relative to the process's root, mounts outside
@@ -61,11 +63,11 @@ static int parse_line(char *line, const char *root, Mount *ret) {
         for (size_t i = 0; i < ELEMENTSOF(fields); i++) {
                 fields[i] = strtok_r(i == 0 ? line : NULL, " \n", &save);
                 if (!fields[i])
-                        return -EINVAL;
+                        return -EBADMSG;
         }
         if (text_to_u64(fields[0], &ret->id) < 0 || text_to_u64(fields[1], &ret->parent) < 0 ||
             parse_device(fields[2], &ret->dev) < 0)
-                return -EINVAL;
+                return -EBADMSG;
         unescape(fields[3]);
         unescape(fields[4]);
         ret->root = strdup(fields[3]);
@@ -169,4 +171,76 @@ char *mount_place(const Mount *m, const char *path) {
         if (strcmp(below, "/") == 0)
                 below = "";
         return text_printf("%s%s", *root || *below ? root : "/", below);
+}
+
+/* Walks up to the top directory of the mount of *fd. Returns how many steps it took. */
+static int climb(int *fd, Place *here) {
+        for (int steps = 0; steps < PATH_MAX; steps++) {
+                _cleanup_close_ int up = openat(*fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+                Place above;
+                int r = up < 0 ? -errno : place_stat(up, &above);
+
+                if (r < 0)
+                        return r;
+                if (above.mount != here->mount ||
+                    (above.ino == here->ino && above.dev == here->dev))
+                        return steps;
+                fd_close(*fd);
+                *fd = TAKE_FD(up);
+                *here = above;
+        }
+        return -ELOOP;
+}
+
+/* Our mount of superblock `dev` with this top directory. A directory has one place in a file
+ * system. */
+static const Mount *find_twin(const MountTable *t, const Place *top, dev_t dev) {
+        for (size_t i = 0; i < t->n; i++) {
+                const Mount *m = &t->mounts[i];
+                _cleanup_close_ int fd = -1;
+                Place place;
+
+                if (m->pid != 0 || m->dev != dev)
+                        continue;
+                fd = open(m->point, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+                /* Another mount may stand upon it, and then nothing is known about this one. */
+                if (fd >= 0 && place_stat(fd, &place) >= 0 && place.mount == m->id &&
+                    place.dev == top->dev && place.ino == top->ino)
+                        return m;
+        }
+        return NULL;
+}
+
+int mount_table_add_root(MountTable *t, int procfd, pid_t pid, const char *root, dev_t dev) {
+        _cleanup_free_ char *point = strdup(root);
+        _cleanup_close_ int fd = -1;
+        char path[32], *slash;
+        const Mount *twin;
+        Place place;
+        Mount m;
+        int r;
+
+        if (!point)
+                return -ENOMEM;
+        (void) snprintf(path, sizeof(path), "%d/root", pid);
+        fd = openat(procfd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0 || place_stat(fd, &place) < 0 || mount_table_find(t, place.mount))
+                return 0;
+        r = climb(&fd, &place);
+        twin = r < 0 ? NULL : find_twin(t, &place, dev);
+        if (!twin)
+                return 0;
+        for (; r > 0 && (slash = strrchr(point, '/')); r--)
+                *slash = 0;
+        m = (Mount){ .id = place.mount, .dev = dev, .pid = pid };
+        m.root = strdup(twin->root);
+        m.point = strdup(*point ? point : "/");
+        r = m.root && m.point ? append(t, &m) : -ENOMEM;
+        if (r < 0) {
+                free(m.root);
+                free(m.point);
+                return r;
+        }
+        mount_table_sort(t);
+        return 0;
 }

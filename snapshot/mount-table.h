@@ -18,7 +18,7 @@ typedef struct Mount {
         dev_t dev;   /* of the superblock, not of a btrfs subvolume */
         char *root;  /* of the mount, in its file system */
         char *point; /* where /proc shows it, to a process with our root */
-        pid_t pid;   /* in whose mountinfo it was found */
+        pid_t pid;   /* in whose mountinfo it was found; 0: our own */
 } Mount;
 
 typedef struct MountTable {
@@ -30,9 +30,16 @@ void mount_table_done(MountTable *t);
 
 /*
  * Adds the mounts that `pid` sees (0: ourselves); `procfd` is /proc, `root` where /proc shows the
- * process's root directory. 0 or negative errno.
+ * process's root directory. 0, -EINVAL if the process has no namespace any more, or another errno.
  */
 int mount_table_load(MountTable *t, int procfd, pid_t pid, const char *root);
+
+/*
+ * A process below a root of its own is not shown the mount that holds this root, and nobody else
+ * may be in its namespace. Adds that mount if it shows the same directory of the superblock `dev`
+ * as one of ours; needs a sorted table and leaves one. 0 also if it stays unknown; negative errno.
+ */
+int mount_table_add_root(MountTable *t, int procfd, pid_t pid, const char *root, dev_t dev);
 
 /* Sorts, and drops what was read twice. */
 void mount_table_sort(MountTable *t);

@@ -65,12 +65,13 @@ int snapshot_check(Snapshot *s, Failure *reterr);
 void snapshot_free(Snapshot *s); /* closes; a kept image stays on disk */
 DEFINE_CLEANUP(Snapshot *, snapshot_free);
 
-/* Removes the image from disk and frees it. */
+/* Removes the image from disk; frees it in any case. */
 int snapshot_drop(Snapshot *s, Failure *reterr);
 
 /*
  * Identity of a sealed image as JSON: provider, area path, name, uuid, parent_uuid, subvolume id,
- * ctransid (after sealing and syncfs; never `generation`), otransid, root (live path). Owned.
+ * ctransid (after sealing and syncfs; never `generation`), otransid, root (live path). Owned; NULL if it
+ * is not sealed or memory is short.
  */
 json_object *snapshot_identity(const Snapshot *s);
 

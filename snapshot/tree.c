@@ -141,6 +141,9 @@ static int identify(int dirfd, const char *name, TreeId *ret) {
 int tree_identify(int dirfd, const char *name, TreeId *ret, Failure *reterr) {
         int r = place_is_name(name) ? identify(dirfd, name, ret) : -EINVAL;
 
+        if (r == -EXDEV)
+                return fail_set(reterr, FAIL_TARGET_IN_USE, EXDEV,
+                                "'%s' is a file mounted by itself: unmount it first", name);
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot identify '%s'", name);
         return 0;
