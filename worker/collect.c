@@ -381,6 +381,16 @@ static int check_found(Collect *c) {
         return r;
 }
 
+static bool on_interrupted(void *userdata) {
+        const Collect *x = userdata;
+
+        return work_interrupted(x->work);
+}
+
+static bool on_interrupted(void *userdata) {
+        return work_interrupted(((Collect *) userdata)->work);
+}
+
 int collect_walk(Collect *c, const Point *p, Failure *reterr) {
         const Source *s = c->source;
         _cleanup_free_ ArcRoot *roots = calloc(s->n_paths, sizeof(*roots));
@@ -389,7 +399,7 @@ int collect_walk(Collect *c, const Point *p, Failure *reterr) {
                 .entry = on_entry,
                 .problem = on_problem,
                 .skip = on_skip,
-                .interrupted = work_interrupted,
+                .interrupted = on_interrupted,
                 .userdata = c,
         };
         int r = 0;

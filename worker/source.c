@@ -263,6 +263,16 @@ discover_problem(void *userdata, const char *service, const char *path, const Fa
                 service, path);
 }
 
+static bool discover_interrupted(void *userdata) {
+        const Discovery *x = userdata;
+
+        return work_interrupted(x->work);
+}
+
+static bool discover_interrupted(void *userdata) {
+        return work_interrupted(((Discovery *) userdata)->work);
+}
+
 static int walk_live(Work *w, Source *s, size_t i, Failure *reterr) {
         SourcePath *p = &s->paths[i];
         _cleanup_close_ int fd = fd_open_absolute(p->path, O_PATH | O_NOFOLLOW);
@@ -274,7 +284,7 @@ static int walk_live(Work *w, Source *s, size_t i, Failure *reterr) {
         ArcSink sink = { .known = discover_known,
                          .entry = discover_entry,
                          .problem = discover_problem,
-                         .interrupted = work_interrupted,
+                         .interrupted = discover_interrupted,
                          .userdata = &d };
 
         if (fd < 0)

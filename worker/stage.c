@@ -190,12 +190,22 @@ static int put_range(Extraction *x, const char *dir, const char *only, Failure *
         return r;
 }
 
+static bool extraction_interrupted(void *userdata) {
+        const Extraction *x = userdata;
+
+        return work_interrupted(x->stage->work);
+}
+
+static bool extraction_interrupted(void *userdata) {
+        return work_interrupted(((Extraction *) userdata)->stage->work);
+}
+
 static int extraction_begin(Extraction *x, int dirfd, const char *name, Failure *reterr) {
         ArcExtractParams params = {
                 .parent_fd = dirfd,
                 .name = name,
                 .content = write_content,
-                .interrupted = work_interrupted,
+                .interrupted = extraction_interrupted,
                 .userdata = x,
         };
         int r = repo_manifest_open(x->stage->repo, x->stage->record, &x->manifest, reterr);
