@@ -314,13 +314,17 @@ static int check_verb(Cli *cli, const Verb *verb, const char *given) {
 
 /* "not in this version" before any judging of options that only a later version knows. */
 static int check_later(Cli *cli, int argc, char **argv) {
+        const char *first = NULL;
+
         for (int i = 1; i < argc; i++)
                 if (strcmp(argv[i], "--json") == 0)
                         cli->options.json = true; /* errors of usage are JSON too */
-        for (size_t i = 0; argc > 1 && i < ELEMENTSOF(later_verbs); i++)
-                if (strcmp(argv[1], later_verbs[i]) == 0)
+                else if (!first)
+                        first = argv[i];
+        for (size_t i = 0; first && i < ELEMENTSOF(later_verbs); i++)
+                if (strcmp(first, later_verbs[i]) == 0)
                         return cli_error(&cli->error, CLI_EXIT_USAGE, "NotSupported",
-                                         "'holdpoint %s' is not in this version (%s)", argv[1],
+                                         "'holdpoint %s' is not in this version (%s)", first,
                                          HOLDPOINT_VERSION);
         return 0;
 }
