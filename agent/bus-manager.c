@@ -40,7 +40,7 @@ static int on_call(sd_bus_message *call, void *userdata, sd_bus_error *reterr_er
         return bus_auth_call(userdata, call, method);
 }
 
-#define OPEN SD_BUS_VTABLE_UNPRIVILEGED
+#define OPEN                        SD_BUS_VTABLE_UNPRIVILEGED
 #define PROPERTY(name, type, flags) SD_BUS_PROPERTY(name, type, bus_status_property, 0, flags)
 #define CHANGES                     SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE
 
