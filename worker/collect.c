@@ -387,10 +387,6 @@ static bool on_interrupted(void *userdata) {
         return work_interrupted(x->work);
 }
 
-static bool on_interrupted(void *userdata) {
-        return work_interrupted(((Collect *) userdata)->work);
-}
-
 int collect_walk(Collect *c, const Point *p, Failure *reterr) {
         const Source *s = c->source;
         _cleanup_free_ ArcRoot *roots = calloc(s->n_paths, sizeof(*roots));

@@ -269,10 +269,6 @@ static bool discover_interrupted(void *userdata) {
         return work_interrupted(x->work);
 }
 
-static bool discover_interrupted(void *userdata) {
-        return work_interrupted(((Discovery *) userdata)->work);
-}
-
 static int walk_live(Work *w, Source *s, size_t i, Failure *reterr) {
         SourcePath *p = &s->paths[i];
         _cleanup_close_ int fd = fd_open_absolute(p->path, O_PATH | O_NOFOLLOW);

@@ -196,10 +196,6 @@ static bool extraction_interrupted(void *userdata) {
         return work_interrupted(x->stage->work);
 }
 
-static bool extraction_interrupted(void *userdata) {
-        return work_interrupted(((Extraction *) userdata)->stage->work);
-}
-
 static int extraction_begin(Extraction *x, int dirfd, const char *name, Failure *reterr) {
         ArcExtractParams params = {
                 .parent_fd = dirfd,
