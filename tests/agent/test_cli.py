@@ -5,6 +5,7 @@ the two understand each other.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -12,7 +13,9 @@ import pwd
 import re
 import select
 import signal
+import struct
 import subprocess
+import termios
 import time
 
 import pytest
@@ -97,29 +100,29 @@ class Shell:
 
     def on_terminal(self, *arguments, answer=None, columns=80):
         """Runs it on a terminal; returns exit code and all that was shown."""
-        pid, fd = pty.fork()
-        if pid == 0:
-            os.environ.clear()
-            os.environ.update(self.environment, TERM="xterm", COLUMNS=str(columns))
-            os.execv(self.program, [self.program, *arguments])
-        shown = b""
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            if not select.select([fd], [], [], 0.1)[0]:
-                continue
-            try:
-                data = os.read(fd, 4096)
-            except OSError:
-                break
-            if not data:
-                break
-            shown += data
-            if answer and b"[y/N]" in shown:
-                os.write(fd, answer.encode() + b"\n")
-                answer = None
-        status = os.waitpid(pid, 0)[1]
-        os.close(fd)
-        return os.waitstatus_to_exitcode(status), shown.decode()
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
+        process = subprocess.Popen([self.program, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
+                                   env=dict(self.environment, TERM="xterm"), start_new_session=True)
+        os.close(theirs)
+        shown, end = b"", time.monotonic() + 20
+        try:
+            while time.monotonic() < end:
+                if not select.select([ours], [], [], 0.1)[0]:
+                    continue
+                try:
+                    data = os.read(ours, 4096)
+                except OSError:  # how a terminal says that nobody is left on it
+                    break
+                shown += data
+                if answer is not None and b"[y/N]" in shown:
+                    os.write(ours, answer.encode() + b"\n")
+                    answer = None
+            return process.wait(timeout=5), shown.decode()
+        finally:
+            process.kill()
+            process.wait()
+            os.close(ours)
 
 
 @pytest.fixture(scope="module")
