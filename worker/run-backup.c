@@ -153,6 +153,7 @@ static int store(Backup *b, Failure *reterr) {
                          b->request.include_files, reterr);
         if (r >= 0)
                 r = repo_session_begin(b->repo, &params, &b->session, reterr);
+        b->collect.session = b->session;
         if (r >= 0)
                 r = collect_walk(&b->collect, &b->point, reterr);
         if (r >= 0)
