@@ -19,6 +19,14 @@ def read(machine, backup_id, output, with_crc=False):
     return read_repo.restore(machine.repository, key, backup_id, str(output), with_crc)
 
 
+def describe(top):
+    """The tree as a backup must have it. A database in WAL mode gets its side files from whoever opens it, the
+    hold included, which moves its directory's time; the backup holds the database recovered, without them."""
+    found = {p: d for p, d in trees.describe(top).items() if not p.endswith((b"-wal", b"-shm"))}
+    del found[b"content" if b"content" in found else b"."]["mtime"]
+    return found
+
+
 @pytest.fixture
 def zoo(machine, btrfs):
     """A service with one of everything, on a started machine."""
@@ -31,19 +39,19 @@ def zoo(machine, btrfs):
 
 
 def test_everything_comes_back(machine, btrfs, zoo):
-    before = trees.describe(zoo)
+    before = describe(zoo)
     backup_id = back_up(machine)
     output = os.path.join(btrfs.path, "read")
     os.mkdir(output)
     assert read(machine, backup_id, output, with_crc=True) == len(before)
-    assert trees.differences(before, trees.describe(os.path.join(output, "zoo") + zoo)) == []
+    assert trees.differences(before, describe(os.path.join(output, "zoo") + zoo)) == []
 
 
 def test_each_generation_comes_back(machine, btrfs, zoo):
     """Later backups share packs, blocks and sessions with earlier ones."""
     rng, generations = random.Random(1), []
     for n in range(3):
-        generations.append((back_up(machine), trees.describe(zoo)))
+        generations.append((back_up(machine), describe(zoo)))
         trees.write(os.path.join(zoo, "content", "text"), rng.randbytes(50000 * n + 1))
         trees.write(os.path.join(zoo, "names", "new-%d" % n), rng.randbytes(2000))
         os.unlink(os.path.join(zoo, "content", "size-%02d" % n))
@@ -54,7 +62,7 @@ def test_each_generation_comes_back(machine, btrfs, zoo):
         output = os.path.join(btrfs.path, "read-%d" % n)
         os.mkdir(output)
         read(machine, backup_id, output)
-        assert trees.differences(before, trees.describe(os.path.join(output, "zoo") + zoo)) == []
+        assert trees.differences(before, describe(os.path.join(output, "zoo") + zoo)) == []
 
 
 @pytest.mark.parametrize("level", [0, 9])
@@ -67,7 +75,7 @@ def test_levels(machine, btrfs, level):
     output = os.path.join(btrfs.path, "read")
     os.mkdir(output)
     read(machine, backup_id, output)
-    assert trees.differences(trees.describe(path), trees.describe(os.path.join(output, "data") + path)) == []
+    assert trees.differences(describe(path), describe(os.path.join(output, "data") + path)) == []
 
 
 def test_damage_is_found(machine, btrfs):
