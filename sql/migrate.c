@@ -50,8 +50,13 @@ static int apply_missing(Db *db, const Migration *migrations, size_t n, Failure 
 }
 
 int migrate_apply(Db *db, const Migration *migrations, size_t n, Failure *reterr) {
-        int r = db_begin(db, reterr);
+        int64_t version;
+        int r = read_version(db, &version, reterr);
 
+        /* Up to date: no lock is asked for, so that one may read while another writes. */
+        if (r < 0 || (uint64_t) version == n)
+                return r;
+        r = db_begin(db, reterr);
         if (r < 0)
                 return r;
         r = apply_missing(db, migrations, n, reterr);
