@@ -456,6 +456,18 @@ static int add_threads(Scan *s, pid_t pid) {
         return 0;
 }
 
+/*
+ * True for an init that shows itself to nobody, as in machines whose first process has more rights
+ * than any root in them: it runs the machine, not the service, and nothing would ever be unused
+ * while it counted (docs/adr/0007-closed-init.md). An init that can be read is looked at like all.
+ */
+static bool is_closed_init(const Scan *s, pid_t pid) {
+        char link[NAMESPACE_TEXT];
+
+        return pid == 1 && readlinkat(s->procfd, "1/ns/mnt", link, sizeof(link)) < 0 &&
+               (errno == EACCES || errno == EPERM);
+}
+
 /* Fills s->tasks with those that no earlier round has seen. */
 static int list_tasks(Scan *s) {
         _cleanup_dir_ DIR *d = NULL;
@@ -471,7 +483,7 @@ static int list_tasks(Scan *s) {
                 return no_memory(s);
         }
         while ((errno = 0, e = readdir(d))) {
-                if (!parse_pid(e->d_name, &pid) || pid == getpid())
+                if (!parse_pid(e->d_name, &pid) || pid == getpid() || is_closed_init(s, pid))
                         continue;
                 r = add_task(s, pid, pid, LOOK_ALL);
                 if (r >= 0)
