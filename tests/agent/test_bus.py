@@ -4,6 +4,8 @@ import json
 import os
 import pwd
 import re
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -385,7 +387,9 @@ def test_running_row_and_progress(rig, bus):
         time.sleep(0.005)
     bus.run_for(0.1)
     told = [s for s in bus.signals[before:] if s[0] == job and s[1] == "PropertiesChanged"]
-    assert 2 <= len(told) <= 8, len(told)
+    assert len(told) >= 3
+    times = [t[3] for t in told]
+    assert all(later - t >= 1 for t, later in zip(times, times[4:])), times  # never five within a second
     assert bus.get("RunningJobs") == [job] and bus.get("State") == "running"
     gate.then = lambda w: (w.send("backup", backup=w.record()), w.result())
     gate.go.set()
@@ -444,8 +448,7 @@ def test_hostile_worker(rig, bus, send):
 
 def test_descriptor_from_worker(rig, bus):
     """Nobody asked for one."""
-    import socket as s
-    rig.workers.handlers["create"] = lambda w: (s.send_fds(w.connection, [b'{"type":"accepted"}'], [0]), w.receive())
+    rig.workers.handlers["create"] = lambda w: (socket.send_fds(w.connection, [b'{"type":"accepted"}'], [0]), w.receive())
     assert bus.wait_job(bus.create()[1])[0] == "failed"
 
 
@@ -503,6 +506,29 @@ def test_queue_limits(rig, bus):
     gate.go.set()
     assert bus.wait_job(jobs[0])[0] == "failed"  # no record was sent
     assert bus.call("ListBackups", "a{sv}", [{"status": variant("s", "failed")}])[0] == 5
+
+
+def test_queue_limit_of_all(rig):
+    rig.machine.write_config("[Agent]\nMaxQueuedJobs=2\n")
+    bus = rig.start()
+    gate = Gate()
+    rig.workers.handlers["create"] = gate
+    jobs = [bus.create()[1] for _ in range(3)]
+    assert "MaxQueuedJobs=" in fails("QueueFull", bus.create)
+    assert bus.call("ListBackups", "a{sv}", [{}])[0] == 3  # a refused call leaves no row
+    gate.go.set()
+    for job in jobs:
+        bus.wait_job(job)
+
+
+def test_first_come_first_served(rig, bus):
+    seen = []
+    rig.workers.handlers["create"] = lambda w: (seen.append(w.request["backup_name"]),
+                                                w.send("backup", backup=w.record()), w.result())
+    jobs = [bus.create(name=str(i))[1] for i in range(5)]
+    for job in jobs:
+        bus.wait_job(job)
+    assert seen == list("01234")
 
 
 def test_reading_beside_writing(rig, bus):
@@ -797,6 +823,36 @@ def test_reload(rig, bus):
     text = fails("ConfigurationInvalid", bus.call, "Reload")
     assert "holdpoint.conf:3" in text
     assert bus.get("Services") == ["alpha", "beta", "gamma"]
+
+
+def test_hangup_signal(rig, bus):
+    rig.machine.write_service("gamma", os.path.join(rig.machine.directory, "srv/gamma"))
+    rig.machine.agent.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: bus.get("Services") == ["alpha", "beta", "gamma"], "the third service")
+
+
+def test_notify(rig):
+    """What the service manager is told: ready, reloading, stopping, and that we are alive."""
+    path = os.path.join(rig.machine.directory, "notify")
+    account = pwd.getpwnam(rig.machine.agent.user)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(path)
+        os.chown(path, account.pw_uid, account.pw_gid)
+        listener.settimeout(10)
+
+        def told(word):
+            while True:
+                if word in listener.recv(4096).decode():
+                    return
+        rig.machine.agent.environment = dict(rig.machine.agent_environment, NOTIFY_SOCKET=path, WATCHDOG_USEC="1000000")
+        bus = rig.start()
+        told("READY=1")
+        told("WATCHDOG=1")
+        bus.call("Reload")
+        told("RELOADING=1")
+        told("READY=1")
+        assert rig.machine.agent.stop() == 0
+        told("STOPPING=1")
 
 
 def test_check_config(rig):
