@@ -147,6 +147,8 @@ static int copy_on_content(void *userdata, const Entry *entry, int fd, Failure *
         CopyTree *c = userdata;
         int r = arc_copy_data(c->fd, fd, c->interrupted, c->userdata, &c->copied);
 
+        if (r == -ECANCELED)
+                return fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled");
         return r < 0 ? r : check_unchanged(c, reterr);
 }
 
