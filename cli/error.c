@@ -64,8 +64,6 @@ static const char *hint_of(int exit_code, const char *name) {
                 return "; is holdpointd running?";
         if (exit_code == CLI_EXIT_NOT_AUTHORISED)
                 return "; this user may not do that";
-        if (strcmp(name, "NotSupported") == 0)
-                return "; this version of the agent does not do that yet";
         return "";
 }
 
@@ -74,8 +72,10 @@ void cli_error_from_name(CliError *e, const char *name, const char *message) {
                 name += strlen(HP_BUS_ERROR_PREFIX);
         else if (strncmp(name, STANDARD_PREFIX, strlen(STANDARD_PREFIX)) == 0)
                 name += strlen(STANDARD_PREFIX);
-        (void) cli_error(e, exit_code_of(name), name, "%s%s", message && *message ? message : name,
-                         hint_of(exit_code_of(name), name));
+        (void) cli_error(e, exit_code_of(name), name, "%s%s%s",
+                         strcmp(name, "NotSupported") == 0 ? "the agent does not support this: "
+                                                           : "",
+                         message && *message ? message : name, hint_of(exit_code_of(name), name));
 }
 
 int cli_confirm(Cli *cli, const char *format, ...) {

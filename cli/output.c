@@ -33,11 +33,9 @@ int output_table_new(const OutputColumn *columns, size_t n, OutputTable **ret) {
         t->n = n;
         for (size_t i = 0; i < n; i++) {
                 int flags = (columns[i].right ? SCOLS_FL_RIGHT : 0) |
-                            (columns[i].cut ? SCOLS_FL_TRUNC : 0);
+                            (columns[i].cut > 0 ? SCOLS_FL_TRUNC : 0);
 
-                /* A share of the width: what is needed, except where cutting is allowed. */
-                if (!scols_table_new_column(t->table, columns[i].title, columns[i].cut ? 0.1 : 0,
-                                            flags))
+                if (!scols_table_new_column(t->table, columns[i].title, columns[i].cut, flags))
                         return -ENOMEM;
         }
         *ret = TAKE_PTR(t);
@@ -89,7 +87,9 @@ void output_size(uint64_t bytes, char ret[OUTPUT_CELL_MAX]) {
 void output_duration(uint64_t usec, char ret[OUTPUT_CELL_MAX]) {
         uint64_t seconds = usec / USEC_PER_SEC;
 
-        if (usec < USEC_PER_SEC)
+        if (usec == 0)
+                (void) snprintf(ret, OUTPUT_CELL_MAX, "0");
+        else if (usec < USEC_PER_SEC)
                 (void) snprintf(ret, OUTPUT_CELL_MAX, "%.1f ms", (double) usec / 1000.0);
         else if (seconds < 60)
                 (void) snprintf(ret, OUTPUT_CELL_MAX, "%.1f s", (double) usec / 1e6);

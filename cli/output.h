@@ -15,7 +15,7 @@
 typedef struct OutputColumn {
         const char *title;
         bool right; /* align to the right */
-        bool cut;   /* shorten this one when the terminal is too narrow */
+        double cut; /* may be shortened, to about this share of the terminal; 0: never */
 } OutputColumn;
 
 typedef struct OutputTable OutputTable;

@@ -1,10 +1,12 @@
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
-#include "base/clock.h"
 #include "cli/fields.h"
 #include "cli/output.h"
 #include "cli/wait.h"
+
+#define CREATE_NAME_MAX 64
 
 static int fill_options(Cli *cli, json_object *o) {
         const CliOptions *given = &cli->options;
@@ -43,6 +45,16 @@ static void print_backup(json_object *b) {
                     new_size, pause, field_text(b, "consistency"));
 }
 
+/* As scheduled runs are named, in the local time of whoever types. */
+static void make_name(char ret[CREATE_NAME_MAX]) {
+        time_t now = time(NULL);
+        struct tm tm;
+
+        if (!localtime_r(&now, &tm) ||
+            strftime(ret, CREATE_NAME_MAX, "manual_%Y%m%d_%H%M%S", &tm) == 0)
+                (void) snprintf(ret, CREATE_NAME_MAX, "manual");
+}
+
 int verb_create(Cli *cli) {
         _cleanup_json_ json_object *options = json_object_new_object(), *backup = NULL;
         ClientCall call = { .method = "CreateBackup",
@@ -51,18 +63,14 @@ int verb_create(Cli *cli) {
                             .has_options = true,
                             .options = options };
         _cleanup_wait_job_ WaitJob job = { 0 };
-        char name[64];
+        char name[CREATE_NAME_MAX];
         const char *id;
         int r, code;
 
         if (!options)
                 return cli_oom(&cli->error);
         if (!cli->options.name) {
-                uint64_t now = clock_realtime_usec();
-                char text[CLOCK_TEXT_MAX];
-
-                clock_format(now, text);
-                (void) snprintf(name, sizeof(name), "manual_%s", text);
+                make_name(name);
                 call.strings[1] = name;
         }
         r = fill_options(cli, options);
@@ -80,7 +88,7 @@ int verb_create(Cli *cli) {
                 return r < 0 ? r : code;
         }
         if (cli->options.no_wait) {
-                output_line("%s", id);
+                output_line("%s", id ? id : "");
                 wait_print_queued(&job);
         } else if (code == CLI_EXIT_DONE || code == CLI_EXIT_PARTIAL) {
                 print_backup(backup);

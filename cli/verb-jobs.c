@@ -11,7 +11,7 @@
 static const OutputColumn columns[] = {
         { "JOB", .right = true },  { "TYPE" },   { "STATE" },   { "PHASE" },
         { "DONE", .right = true }, { "RESULT" }, { "STARTED" }, { "BACKUP" },
-        { "ERROR", .cut = true },
+        { "ERROR", .cut = 0.1 },
 };
 
 static int add_row(Cli *cli, OutputTable *t, json_object *job) {

@@ -5,11 +5,11 @@
 static const OutputColumn columns[] = {
         { "ID" },
         { "CREATED" },
-        { "TYPE", .cut = true },
+        { "TYPE", .cut = 0.2 },
         { "STATUS" },
         { "SIZE", .right = true },
         { "NEW", .right = true },
-        { "NAME", .cut = true },
+        { "NAME", .cut = 0.1 },
 };
 
 static int print_table(Cli *cli, json_object *rows) {

@@ -10,7 +10,7 @@ static const OutputColumn columns[] = {
         { "CREATED" },
         { "STATE" },
         { "DOWN", .right = true },
-        { "SERVICES", .cut = true },
+        { "SERVICES", .cut = 0.1 },
 };
 
 static int print_table(Cli *cli, json_object *rows) {

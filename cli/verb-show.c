@@ -6,8 +6,8 @@
 #include "cli/output.h"
 
 static const OutputColumn columns[] = {
-        { "DATABASE", .cut = true }, { "OWNER" }, { "CAPTURED" },
-        { "PAUSE", .right = true },  { "CHECK" },
+        { "DATABASE", .cut = 0.1 }, { "OWNER" }, { "CAPTURED" },
+        { "PAUSE", .right = true }, { "CHECK" },
 };
 
 /* A member of a database's row in whatever type it comes, as text. */
@@ -74,6 +74,32 @@ static void print_consistency(json_object *b) {
         }
 }
 
+/* Why it failed, and what could not be read: the part of the metadata that people need. */
+static void print_problems(json_object *b) {
+        const char *text = field_text(b, "metadata");
+        _cleanup_json_ json_object *metadata = json_parse(text, strlen(text));
+        json_object *error, *problems;
+        size_t n;
+
+        if (!metadata)
+                return;
+        if (json_get_object(metadata, "error", &error) >= 0)
+                output_line("%-12s %s: %s", "Error", field_text(error, "name"),
+                            field_text(error, "text"));
+        problems = field_list(metadata, "problems");
+        n = problems ? json_object_array_length(problems) : 0;
+        for (size_t i = 0; i < n; i++) {
+                json_object *p = json_object_array_get_idx(problems, i);
+
+                output_line("%-12s %s: %s", i == 0 ? "Problems" : "", field_text(p, "path"),
+                            json_get_object(p, "error", &error) >= 0 ? field_text(error, "text")
+                                                                     : "");
+        }
+        if (n < field_u64(metadata, "problems_total"))
+                output_line("%-12s and %llu more", "",
+                            (unsigned long long) (field_u64(metadata, "problems_total") - n));
+}
+
 static int print_backup(Cli *cli, json_object *b) {
         _cleanup_free_ char *services = output_join(field_list(b, "services"));
         _cleanup_free_ char *copies = output_join(field_list(b, "copies"));
@@ -95,7 +121,7 @@ static int print_backup(Cli *cli, json_object *b) {
         print_line("Parent", field_text(b, "parent_id"));
         print_line("Checksum", field_text(b, "checksum"));
         print_line("Record", field_text(b, "file_path"));
-        print_line("Metadata", field_text(b, "metadata"));
+        print_problems(b);
         return print_databases(cli, field_list(b, "databases"));
 }
 

@@ -4,7 +4,7 @@
 #include "cli/output.h"
 
 static const OutputColumn columns[] = {
-        { "SERVICE", .cut = true },
+        { "SERVICE", .cut = 0.1 },
         { "LAST SUCCESS" },
         { "AGE", .right = true },
         { "STATE" },
@@ -22,7 +22,7 @@ static int add_service(Cli *cli, OutputTable *t, json_object *service) {
         clock_format(last, utc);
         output_time(utc, when);
         if (last > 0 && last <= now)
-                output_duration(now - last, age);
+                output_duration((now - last) / (60 * USEC_PER_SEC) * (60 * USEC_PER_SEC), age);
         return output_table_add(t, cells) < 0 ? cli_oom(&cli->error) : 0;
 }
 

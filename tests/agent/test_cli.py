@@ -216,7 +216,7 @@ def test_create_for_people(shell, agent):
     assert code == 0 and out.startswith(ID % 1 + "  completed\n") and "42 files" in out and "12.0 ms" in out
     assert err == "store\nverify\n"
     name = agent.called("CreateBackup")[0].arguments[1]
-    assert re.fullmatch(r"manual_\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", name)
+    assert re.fullmatch(r"manual_\d{8}_\d{6}", name)
 
 
 @pytest.mark.parametrize("typed,sent", [("--include-files", True), ("--include-files=no", False), ("--no-include-files", False)])
@@ -254,6 +254,15 @@ def test_show_for_people(shell, agent):
         dictionary(path="/srv/t.db", owner=1000, captured="image", pause_usec=1500, check="ok")]))])
     code, out, err = shell.run("show", ID % 1)
     assert code == 0 and "/srv/t.db" in out and "1.5 ms" in out and "application" in out
+
+
+def test_show_says_why(shell, agent):
+    metadata = {"error": {"name": "NoSpace", "text": "disk full"}, "problems_total": 3,
+                "problems": [{"path": "/a/x", "error": {"name": "Internal", "text": "cannot be read"}}]}
+    agent.replies["GetBackup"] = ("a{sv}", [backup(status="failed", metadata=json.dumps(metadata))])
+    code, out, err = shell.run("show", ID % 1)
+    assert "NoSpace: disk full" in out and "/a/x: cannot be read" in out and "and 2 more" in out
+    assert shell.json("show", ID % 1)["result"] == "failed"
 
 
 # Ids.
@@ -374,7 +383,7 @@ def test_the_question(shell, agent, arguments):
 def test_errors_of_the_call(shell, agent, name, code):
     agent.replies["CreateBackup"] = Refusal(name, "the reason")
     error = shell.json("create", "full", code=code)["error"]
-    assert error["name"] == name.rsplit(".", 1)[-1] and error["message"].startswith("the reason")
+    assert error["name"] == name.rsplit(".", 1)[-1] and "the reason" in error["message"]
 
 
 @pytest.mark.parametrize("result,name,code", [
@@ -482,7 +491,7 @@ def test_status(shell, agent):
 
 def test_pin_is_not_served_yet(shell, agent):
     error = shell.json("pin", ID % 1, code=1)["error"]
-    assert error["name"] == "NotSupported" and "does not do that yet" in error["message"]
+    assert error["name"] == "NotSupported" and "agent does not support this" in error["message"]
     assert agent.called("PinBackup")[0].arguments == [ID % 1, True]
     agent.replies["PinBackup"] = ("", [])
     assert shell.json("unpin", ID % 1) == {"backup_id": ID % 1, "pinned": False}
@@ -545,7 +554,7 @@ def started(machine, tmp_path):
 def test_with_the_real_agent(machine, tmp_path):
     with started(machine, tmp_path) as m:
         assert m.json("list") == {"total": 0, "backups": []}
-        got = m.json("status")
+        got = m.json("status", exit_code=1)  # never backed up is overdue
         assert got["services"] == ["files"] and got["service_status"][0]["service"] == "files"
         assert "jobs" in m.json("jobs") and m.json("restores") == {"restores": []}
         assert m.json("create", "nonsense", exit_code=5)["error"]["name"] == "NoSuchService"
