@@ -1,7 +1,5 @@
 #pragma once
 
-/* Note between the two halves: names, paths, targets in manifests are zero-terminated strings now.
- */
 /* crc32c() lives in base/crc32c.h now (shared with the worker); repo/crc32c.c is gone. */
 /*
  * Between the files of repo/. Nothing here leaves the folder (unit tests may include it).

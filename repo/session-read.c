@@ -47,9 +47,15 @@ int session_flush_bundle(RepoSession *s, Failure *reterr) {
         return b ? pipeline_submit(s->pipeline, b, reterr) : 0;
 }
 
-static void session_add_unit(PipeBuffer *b, Pending *p, uint32_t offset, uint32_t size) {
+/* What an id takes until its entry is recorded, from the worker to the encoded list. */
+#define UNIT_COST ((size_t) 3 * ID_SIZE)
+
+static void
+session_add_unit(RepoSession *s, PipeBuffer *b, Pending *p, uint32_t offset, uint32_t size) {
         b->units[b->n_units++] = (PipeUnit){ .offset = offset, .size = size, .owner = p };
         p->in_flight++;
+        p->cost += UNIT_COST;
+        s->pending_cost += UNIT_COST;
 }
 
 static void session_add_mark(PipeBuffer *b, Pending *p, unsigned kind, uint64_t n) {
@@ -124,7 +130,7 @@ static int session_read_small(FileReader *f, Failure *reterr) {
         if (chunk_is_zero(b->data + b->size, (size_t) n))
                 session_add_mark(b, p, RUN_ZERO, 1);
         else {
-                session_add_unit(b, p, (uint32_t) b->size, (uint32_t) n);
+                session_add_unit(s, b, p, (uint32_t) b->size, (uint32_t) n);
                 b->size += (size_t) n;
         }
         s->totals.read_bytes += (uint64_t) n;
@@ -182,7 +188,7 @@ static void session_cut_units(FileReader *f, size_t n) {
                         session_add_mark(b, f->p, RUN_ZERO, 1);
                         continue;
                 }
-                session_add_unit(b, f->p, (uint32_t) (base + at), (uint32_t) size);
+                session_add_unit(f->s, b, f->p, (uint32_t) (base + at), (uint32_t) size);
                 b->size = base + at + size;
         }
 }

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/step.h"
 #include "base/text.h"
 #include "repo/chunk.h"
 
@@ -77,8 +76,7 @@ int repo_session_begin(Repo *repo,
         int r;
 
         if (!repo->writer)
-                return fail_set(reterr, FAIL_INTERNAL, EPERM,
-                                "A session needs the writer's lock");
+                return fail_set(reterr, FAIL_INTERNAL, EPERM, "A session needs the writer's lock");
         if (params->level > 9)
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
                                 "Compression level %u is not between 0 and 9", params->level);
@@ -447,17 +445,14 @@ int repo_session_commit(RepoSession *s,
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "The record of %s cannot be made",
                                   backup_id);
 
-        step("session-finished");
         r = pack_commit(s->repo, s->id, reterr);
         if (r < 0)
                 return session_fail(s, r);
-        step("session-synced");
         r = object_write(s->repo, OBJECT_RECORD, uuid, record, &bytes, reterr);
         if (r < 0) {
                 session_withdraw_record(s, uuid);
                 return session_fail(s, r);
         }
-        step("session-committed");
         s->committed = true;
         s->totals.new_bytes += bytes;
         *totals = s->totals;
