@@ -73,7 +73,7 @@ static int set_up_mounted(void **state) {
         f->at = loopfs_join(f->fs, "system");
         loopfs_run("btrfs -q subvolume create %s/@ && mkdir %s && mount -o subvol=@ %s %s",
                    loopfs_path(f->fs), f->at, loopfs_device(f->fs), f->at);
-        return fill(state, f, "btrfs -q subvolume create");
+        return fill(state, f, "mkdir");
 }
 
 static int set_up_subvolume(void **state) {
@@ -354,6 +354,23 @@ static void hold_chroot(const char *at) {
         REQUIRE(open("/data/x/sub/file", O_RDONLY));
 }
 
+/* What it has open lies on the mount that holds its root, which no mountinfo shows. */
+static void chroot_plain(const char *at) {
+        own_namespace();
+        REQUIRE(chroot(below(at, "srv")));
+        REQUIRE(chdir("/"));
+}
+
+static void miss_chroot_plain(const char *at) {
+        chroot_plain(at);
+        REQUIRE(open("/xy/file", O_RDONLY));
+}
+
+static void hold_chroot_plain(const char *at) {
+        chroot_plain(at);
+        REQUIRE(open("/x/sub/file", O_RDONLY));
+}
+
 static void miss_sockets(const char *at) {
         int pair[2];
 
@@ -382,6 +399,7 @@ static void test_holders(void **state) {
                 { hold_map_in_namespace, "maps" },
                 { hold_chroot_in_namespace, "has open" },
                 { hold_chroot, "has open" },
+                { hold_chroot_plain, "has open" },
                 { hold_bind, "the mount" },
                 { hold_bind_below, "the mount" },
                 { hold_mounted, "the mount" },
@@ -402,8 +420,8 @@ static void test_holders(void **state) {
 }
 
 static void test_misses(void **state) {
-        const Hold cases[] = { miss_parent, miss_sibling, miss_namespace,
-                               miss_shadow, miss_chroot,  miss_sockets };
+        const Hold cases[] = { miss_parent, miss_sibling,      miss_namespace, miss_shadow,
+                               miss_chroot, miss_chroot_plain, miss_sockets };
         Fixture *f = *state;
 
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
