@@ -329,6 +329,34 @@ static void test_every_bit(void **state) {
         one_done(&o);
 }
 
+/* A change made by somebody who knows CRCs: only the keyed hash sees it. */
+static void test_forged_checksum(void **state) {
+        RepoFix *x = *state;
+        /* The generator polynomial as a string of bits, lowest bit first: its remainder is zero. */
+        const uint64_t generator = 0x11edc6f41;
+        uint8_t delta[5] = { 0 }, bytes[5];
+        const uint64_t at = PACK_HEADER_SIZE + 20;
+        Failure why;
+        One o;
+
+        for (unsigned i = 0; i <= 32; i++)
+                if (generator >> (32 - i) & 1)
+                        delta[i / 8] |= (uint8_t) (1 << i % 8);
+        one_small_pack(x, &o);
+        for (unsigned i = 0; i < 5; i++)
+                bytes[i] = o.bytes.data[at + i] ^ delta[i];
+        assert_int_equal(fd_pwrite_full(o.fd, bytes, 5, at), 0);
+        memcpy(bytes, o.bytes.data + at, 5);
+        for (unsigned i = 0; i < 5; i++)
+                o.bytes.data[at + i] ^= delta[i];
+        uint32_t forged = crc32c(0, o.bytes.data, o.bytes.size);
+        memcpy(o.bytes.data + at, bytes, 5);
+        assert_int_equal(forged, crc32c(0, o.bytes.data, o.bytes.size));
+        assert_true(verify(x, o.uuid, &why) < 0);
+        assert_int_equal(why.code, FAIL_INTEGRITY_FAILURE);
+        one_done(&o);
+}
+
 static void test_every_length(void **state) {
         RepoFix *x = *state;
         Failure why;
@@ -398,6 +426,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_abort, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_content, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_every_bit, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_forged_checksum, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_every_length, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_read_damaged, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_gone, setup, teardown),

@@ -251,6 +251,28 @@ static void test_check_without_private_key(void **state) {
         expect_sound(x, id);
 }
 
+/* The index may lie: then nothing is called sound, and the next opening makes it again. */
+static void test_check_of_a_lying_index(void **state) {
+        RepoFix *x = *state;
+        IndexPlace place = { .ordinal = 0, .offset = 64, .stored = 117, .plain = 100, .class = 1 };
+        char id[UUID_TEXT_MAX];
+        const uint8_t chunk[ID_SIZE] = { 1, 2, 3 };
+        Failure why;
+        RepoCheck sum;
+        Damage d;
+
+        back_up(x, 1, id);
+        for (place.pack_no = 1; place.pack_no <= 2; place.pack_no++)
+                assert_int_equal(index_add(x->repo->index, chunk, &place, NULL), 0);
+        assert_int_equal(index_commit(x->repo->index, NULL), 0);
+        assert_true(check(x, id, &d, &sum, &why) < 0);
+        assert_int_equal(why.code, FAIL_INTERNAL);
+        assert_int_equal(d.n, 0); /* the repository itself is sound */
+        repofix_reopen(x);
+        expect_sound(x, id);
+        assert_int_equal(index_find(x->repo->index, chunk, &place, NULL), 0);
+}
+
 /* ---- making and opening ---- */
 
 static void test_crash_while_made(void **state) {
@@ -578,6 +600,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_check_sees_missing_files, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_check_after_lost_index, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_check_without_private_key, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_check_of_a_lying_index, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_crash_while_made, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lost_config, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged_config, setup, teardown),
