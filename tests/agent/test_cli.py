@@ -340,7 +340,7 @@ def test_into_makes_the_directory_and_passes_it(shell, agent, tmp_path):
     status = into.stat()
     assert status.st_mode & 0o777 == 0o700
     call, = agent.called("RestoreBackup")
-    assert call.types["directory"] == "h" and call.descriptors[0].st_ino == status.st_ino
+    assert call.types["directory"] == "h" and call.descriptors[0].stat.st_ino == status.st_ino
     (tmp_path / "file").write_text("")
     code, out, err = shell.run("restore", "latest", "--into", str(tmp_path / "file"))
     assert code == 1 and "--into" in err and len(agent.called("RestoreBackup")) == 1
@@ -351,7 +351,9 @@ def test_key_is_passed_sealed(shell, agent, tmp_path):
     key.write_text("secret")
     shell.json("verify", ID % 1, "--key", str(key))
     call, = agent.called("VerifyBackup")
-    assert call.types["key"] == "h" and call.descriptors[0].st_size == 6
+    assert call.types["key"] == "h" and call.descriptors[0].content == b"secret"
+    sealed = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    assert call.descriptors[0].seals == sealed
     assert shell.json("verify", ID % 1, "--key", str(tmp_path / "none"), code=1)["error"]["name"] == "KeyMissing"
 
 

@@ -6,7 +6,9 @@ these, used up from the front with the last one kept. `calls` records what came 
 """
 
 import asyncio
+import fcntl
 import os
+import stat
 import threading
 
 from dbus_next import Message, MessageType, Variant
@@ -19,6 +21,15 @@ JOB = holdpoint.BUS_NAME + ".Job"
 ERROR = holdpoint.BUS_NAME + ".Error."
 
 
+class Descriptor:
+    """What was passed: its stat, and for a file what a reader gets of it and how it is sealed."""
+
+    def __init__(self, fd):
+        self.stat, self.content, self.seals = os.fstat(fd), None, None
+        if stat.S_ISREG(self.stat.st_mode):
+            self.content, self.seals = os.read(fd, 65536), fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+
+
 class Call:
     """One method call: its member, path, plain arguments, and its option types by name."""
 
@@ -29,7 +40,7 @@ class Call:
         # Descriptors are the receiver's to close: what a test wants to know of one is kept instead.
         self.descriptors = []
         for fd in message.unix_fds:
-            self.descriptors.append(os.fstat(fd))
+            self.descriptors.append(Descriptor(fd))
             os.close(fd)
 
     def __repr__(self):
