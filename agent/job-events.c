@@ -127,16 +127,17 @@ static int on_backup(Job *j, json_object *message, Failure *reterr) {
         if (r < 0)
                 return r;
         if (json_get_string(backup, "backup_id", &id) < 0 ||
-            json_get_string(backup, "status", &status) < 0 ||
-            (j->type == JOB_BACKUP && strcmp(id, j->backup_id) != 0))
-                return malformed(reterr, "the record of another backup");
+            json_get_string(backup, "status", &status) < 0)
+                return malformed(reterr, "a backup without id or status");
         if (strcmp(status, "completed") != 0 && strcmp(status, "partial") != 0)
                 return malformed(reterr, "the record of a backup that is not finished");
         r = catalog_put_backup(j->manager->catalog, backup, &added, &j->catalog_failure);
         if (r < 0)
                 log_error("Backup %s cannot be put into the catalogue: %s", id,
                           j->catalog_failure.text);
-        j->has_record = true;
+        /* A backup also tells of older ones whose hot copies it dropped. */
+        if (j->type == JOB_RECONCILE || strcmp(id, j->backup_id) == 0)
+                j->has_record = true;
         if (added) {
                 bus_backup_added(j->manager, id);
                 bus_manager_changed(j->manager, "BackupCount");
@@ -357,6 +358,9 @@ void job_events_settle(Job *j) {
         case JOB_BACKUP:
                 settle_backup(j);
                 bus_manager_changed(j->manager, "SuccessRate");
+                /* The first backup makes the repository: only now is there a space to be told. */
+                if (j->manager->free_bytes == 0)
+                        reconcile_request(j->manager);
                 break;
         case JOB_RESTORE:
                 settle_restore(j);

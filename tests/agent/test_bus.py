@@ -19,7 +19,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 from busclient import BusError, Client, FakeWorkers, JOB, MANAGER, variant  # noqa: E402
-from holdpoint import BUS_ROOT, TOP, Install, Machine, wait_until  # noqa: E402
+from holdpoint import BUS_ROOT, TOP, Install, Machine, run, wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the agent runs as another user")
 
@@ -655,13 +655,16 @@ def test_restore_aside(rig, bus, tmp_path):
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     options = dict(YES, directory=variant("h", 0))
+
+    def open_in_agent():
+        return len(os.listdir("/proc/%d/fd" % rig.machine.agent.process.pid))
+    before = open_in_agent()
     fails("InvalidArgument", bus.call, "RestoreBackup", "ssa{sv}", [backup, "full", options], fds=[file])
-    before = len(os.listdir("/proc/%d/fd" % rig.machine.agent.process.pid))
     _, job = bus.call("RestoreBackup", "ssa{sv}", [backup, "full", options], fds=[directory])
     assert bus.wait_job(job)[0] == "done"
     assert seen == [(str(tmp_path), True)]
     assert bus.call("ListRestores", "a{sv}", [{}]) == []
-    assert len(os.listdir("/proc/%d/fd" % rig.machine.agent.process.pid)) == before
+    wait_until(lambda: open_in_agent() <= before, "the agent to close what it was given")
     os.close(file)
     os.close(directory)
 
@@ -713,6 +716,47 @@ def test_damaged_catalogue(rig, bus):
     for name in os.listdir(rig.machine.state):
         if not name.count("damaged"):
             assert os.stat(os.path.join(rig.machine.state, name)).st_mode & 0o777 == 0o600
+
+
+def test_full_disk(rig):
+    """No space for the catalogue: calls fail, a finished backup is not called good, and all heals afterwards."""
+    state = rig.machine.state
+    account = pwd.getpwnam(rig.machine.agent.user)
+    run("mount", "-t", "tmpfs", "-o", "size=1m,mode=0700,uid=%d" % account.pw_uid, "none", state)
+    try:
+        bus = rig.start()
+        gate = Gate(lambda w: (w.send("backup", backup=w.record()), w.result()))
+        rig.workers.handlers["create"] = gate
+        backup, job = bus.create()
+        assert gate.entered.wait(10)
+        with open(os.path.join(state, "filler"), "wb", buffering=0) as f:
+            with pytest.raises(OSError):
+                while True:
+                    f.write(b"x" * 512)
+        for _ in range(200):  # what room the log had left
+            try:
+                bus.call("Cancel", "a{sv}", [{}], path=bus.create()[1], interface=JOB)
+            except BusError as error:
+                assert error.short == "NoSpace", error
+                break
+        else:
+            pytest.fail("the disk was never full")
+        gate.go.set()
+        result, summary = bus.wait_job(job)
+        assert result == "failed" and summary["error_name"].endswith(".NoSpace"), summary
+        assert "catalogue" in summary["error_message"]
+        record = gate.worker.record()
+        rig.workers.handlers["reconcile"] = lambda w: (w.send("backup", backup=record), w.result())
+        os.unlink(os.path.join(state, "filler"))
+        bus = rig.restart()
+        assert bus.call("GetBackup", "s", [backup])["status"] == "completed"
+        assert bus.call("ListBackups", "a{sv}", [{"status": variant("s", "running")}])[0] == 0
+    finally:
+        rig.machine.agent.stop()
+        for client in rig.clients:
+            client.close()
+        rig.clients.clear()
+        run("umount", state)
 
 
 def test_newer_catalogue(rig, bus):

@@ -123,8 +123,8 @@ class Client:
 class Worker:
     """One connection of the agent to a worker of the test's making."""
 
-    def __init__(self, connection):
-        self.connection, self.fds = connection, []
+    def __init__(self, connection, repository):
+        self.connection, self.repository, self.fds = connection, repository, []
         data, ancillary, _, _ = connection.recvmsg(1 << 17, socket.CMSG_SPACE(4 * 8))
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -135,6 +135,8 @@ class Worker:
         self.verb = self.request["verb"]
 
     def send(self, type_, **members):
+        if type_ == "backup" and self.verb == "create":
+            self.repository[members["backup"]["backup_id"]] = members["backup"]
         self.connection.send(json.dumps(dict(type=type_, **members)).encode())
 
     def send_raw(self, data):
@@ -175,12 +177,13 @@ class Worker:
 class FakeWorkers:
     """Listens on the sockets of all classes; `handlers[verb]` gets a Worker in a thread of its own.
 
-    A handler that returns closes the connection. Without one a verb is answered with done.
+    A handler that returns closes the connection. Without one a verb is answered with done; reconcile
+    lists what create handlers have sent and delete forgets it (`repository`).
     """
 
     def __init__(self, directory, classes=("backup", "restore", "maintain"), user=AGENT_USER):
         self.directory, self.handlers, self.requests, self._sockets = directory, {}, [], []
-        self.errors = []
+        self.errors, self.repository = [], {}
         account = pwd.getpwnam(user)
         for name in classes:
             path = os.path.join(directory, name + ".socket")
@@ -203,19 +206,28 @@ class FakeWorkers:
     def _serve(self, connection, name):
         with connection:
             try:
-                worker = Worker(connection)
+                worker = Worker(connection, self.repository)
                 self.requests.append((name, worker.request))
                 handler = self.handlers.get(worker.verb)
                 if handler:
                     handler(worker)
                 else:
-                    worker.result()
+                    self._default(worker)
                 for fd in worker.fds:
                     os.close(fd)
             except (ConnectionError, BrokenPipeError):
                 pass
             except Exception as error:  # shown by the test, which sees an interrupted job otherwise
                 self.errors.append(error)
+
+    def _default(self, worker):
+        if worker.verb == "reconcile":
+            for record in list(self.repository.values()):
+                worker.send("backup", backup=record)
+            worker.send("space", stored_bytes=1000, free_bytes=100000)
+        elif worker.verb == "delete":
+            self.repository.pop(worker.request["backup_id"], None)
+        worker.result()
 
     def close(self):
         for listener, path in self._sockets:
