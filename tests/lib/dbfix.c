@@ -107,11 +107,23 @@ int64_t dbfix_number(const char *dir, const char *name, const char *sql) {
         return n;
 }
 
+static int write_once(sqlite3 *db, unsigned slow_usec) {
+        int rc = sqlite3_exec(db, "BEGIN IMMEDIATE; INSERT INTO t VALUES(randomblob(300))", NULL,
+                              NULL, NULL);
+
+        if (rc == SQLITE_OK && slow_usec > 0)
+                (void) usleep(slow_usec);
+        if (rc == SQLITE_OK)
+                rc = sqlite3_exec(db, "COMMIT", NULL, NULL, NULL);
+        if (rc != SQLITE_OK && !sqlite3_get_autocommit(db))
+                (void) sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+        return rc;
+}
+
 static void write_for_ever(sqlite3 *db, DbfixStats *s) {
         while (!s->stop) {
                 uint64_t start = clock_monotonic_usec(), took;
-                int rc =
-                        sqlite3_exec(db, "INSERT INTO t VALUES(randomblob(300))", NULL, NULL, NULL);
+                int rc = write_once(db, s->slow_usec);
 
                 took = clock_monotonic_usec() - start;
                 if (rc != SQLITE_OK)

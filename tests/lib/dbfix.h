@@ -28,6 +28,7 @@ int64_t dbfix_number(const char *dir, const char *name, const char *sql);
 /* What a writer has done so far; shared memory. */
 typedef struct DbfixStats {
         volatile uint64_t commits, errors, longest_usec;
+        volatile unsigned slow_usec; /* set it: how long each transaction holds its lock */
         volatile bool ready, stop, go;
 } DbfixStats;
 

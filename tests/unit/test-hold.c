@@ -160,7 +160,37 @@ static void test_four_wal(void **state) {
         hold_busy(*state, WAL, 4, 2);
 }
 
-/* An image taken under the hold is one instant for two databases that are written in turn. */
+/*
+ * Four databases whose writers are always within a transaction of 40 ms: who polls finds the gaps
+ * too seldom to hold all four within a second.
+ */
+static void test_four_slow(void **state) {
+        static const char *const names[] = { "a.db", "b.db", "c.db", "d.db" };
+        Fixture *f = *state;
+        HoldDatabase dbs[4];
+        DbfixWriter w[4];
+
+        for (size_t i = 0; i < 4; i++) {
+                dbfix_exec(DBFIX_UID, f->dir, names[i], i < 2 ? DELETE : WAL);
+                dbs[i] = database(f, names[i]);
+                w[i] = dbfix_writer(DBFIX_UID, f->dir, names[i], false);
+                w[i].stats->slow_usec = 40000;
+        }
+        for (int round = 0; round < 5; round++) {
+                Hold *h = prepare(dbs, 4, 1000, 2000);
+
+                lock_all(h, dbs, 4);
+                hold_release(h, NULL, NULL);
+                for (size_t i = 0; i < 4; i++)
+                        assert_true(dbs[i].held);
+                hold_free(h);
+        }
+        for (size_t i = 0; i < 4; i++) {
+                assert_int_equal(w[i].stats->errors, 0);
+                dbfix_writer_stop(&w[i]);
+        }
+}
+
 static void test_two_owners(void **state) {
         Fixture *f = *state;
         HoldDatabase dbs[2] = { database(f, "a.db"), database(f, "b.db") };
@@ -551,6 +581,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_wal, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_rollback, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_four_wal, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(test_four_slow, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_two_owners, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_gripped, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_stopped_helper, set_up, tear_down),
