@@ -175,7 +175,9 @@ static int on_known(void *userdata,
         d = database_here(c, name);
         if (d ? !d->unchanged || e.class != ENTRY_CLASS_SQLITE : !same_local(local, &old))
                 return 0;
-        if (!S_ISDIR(local->mode) && local->nlink > 1 && !c->base_same)
+        /* The file of a group of hard links: the base knows it as such, and no path was added. */
+        if (!S_ISDIR(local->mode) && local->nlink > 1 &&
+            (!c->base_same || e.type == ENTRY_HARDLINK))
                 return 0;
         e.service = service;
         r = repo_session_reuse(c->session, &e, local, !c->base_trusted, reterr);
@@ -196,7 +198,9 @@ static int note_unreadable(Collect *c, const Entry *e, const Failure *why) {
                 return -ENOMEM;
         _cleanup_free_ char *shown = text_escape(path);
         fail_prefix(&f, "%s", shown ? shown : "");
-        return collect_problem(c, e->service, path, &f);
+        int r = collect_problem(c, e->service, path, &f);
+
+        return r < 0 ? r : 1; /* not recorded: no hard link may point at it */
 }
 
 static void refresh(Entry *e, EntryLocal *l, int fd) {

@@ -350,7 +350,7 @@ static size_t sweep_leftovers(Work *w, const HotList *l) {
         return n;
 }
 
-size_t hot_rotate(Work *w, bool (*exists)(void *, const char *), void *userdata) {
+size_t hot_rotate(Work *w, const HotKeeper *keeper) {
         _cleanup_(hot_list_done) HotList l = { .dir = -1 };
         _cleanup_close_ int lock = -1;
         Failure f = FAILURE_INIT;
@@ -361,8 +361,14 @@ size_t hot_rotate(Work *w, bool (*exists)(void *, const char *), void *userdata)
                 log_warning("hot copies are not rotated: %s", f.text);
                 return 0;
         }
-        for (size_t i = 0; i < l.n; i++)
-                n += rotate_record(&l, i, exists(userdata, l.items[i].id));
+        for (size_t i = 0; i < l.n; i++) {
+                bool exists = keeper->exists(keeper->userdata, l.items[i].id);
+                size_t dropped = rotate_record(&l, i, exists);
+
+                if (exists && dropped > 0)
+                        keeper->dropped(keeper->userdata, l.items[i].id);
+                n += dropped;
+        }
         return n + sweep_leftovers(w, &l);
 }
 

@@ -37,13 +37,20 @@ int hot_open(Work *w,
 /* True if the backup has a hot copy for all `services` (a list of names). */
 bool hot_covers(Work *w, const char *backup_id, json_object *services);
 
+/* Who is asked, and told, while hot copies are dropped. */
+typedef struct HotKeeper {
+        bool (*exists)(void *userdata, const char *backup_id);
+        void (*dropped)(void *userdata, const char *backup_id); /* a backup that still exists */
+        void *userdata;
+} HotKeeper;
+
 /*
- * Drops images beyond the newest HOT_KEEP of every service they serve, images whose backup is gone
- * (`exists` answers), and what crashed runs left in the areas of the configured paths. The caller
- * holds the repository's writer lock, so no other run is making images. Failures are logged;
- * returns how many were dropped.
+ * Drops images beyond the newest HOT_KEEP of every service they serve, images whose backup is gone,
+ * and what crashed runs left in the areas of the configured paths. The caller holds the
+ * repository's writer lock, so no other run is making images. Failures are logged; returns how many
+ * were dropped.
  */
-size_t hot_rotate(Work *w, bool (*exists)(void *userdata, const char *backup_id), void *userdata);
+size_t hot_rotate(Work *w, const HotKeeper *keeper);
 
 /* Drops the images of one backup as far as this process may. */
 void hot_drop(Work *w, const char *backup_id);

@@ -216,8 +216,35 @@ static void keep_images(Backup *b) {
                 log_warning("no hot copy of this backup is kept: %s", f.text);
 }
 
+/* ---- rotation of hot copies ---- */
+
+typedef struct Keeper {
+        Work *work;
+        Repo *repo;
+} Keeper;
+
 static bool backup_exists(void *userdata, const char *backup_id) {
-        return repo_has_backup(userdata, backup_id);
+        return repo_has_backup(((Keeper *) userdata)->repo, backup_id);
+}
+
+/* Its row on the bus has one copy fewer now. */
+static void tell_dropped(void *userdata, const char *backup_id) {
+        Keeper *k = userdata;
+        _cleanup_json_ json_object *record = NULL;
+        Failure f = FAILURE_INIT;
+
+        if (repo_record_load(k->repo, backup_id, &record, &f) < 0)
+                log_warning("backup %s: %s", backup_id, f.text);
+        else
+                work_stream(k->work, "backup", "backup",
+                            facts_dictionary(k->work, k->repo, record));
+}
+
+static size_t rotate(Work *w, Repo *repo) {
+        Keeper k = { .work = w, .repo = repo };
+        HotKeeper keeper = { .exists = backup_exists, .dropped = tell_dropped, .userdata = &k };
+
+        return hot_rotate(w, &keeper);
 }
 
 static void remember(Backup *b) {
@@ -303,7 +330,7 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
         if (r < 0)
                 return r;
         work_progress(w, true);
-        (void) hot_rotate(w, backup_exists, b.repo);
+        (void) rotate(w, b.repo);
         work_stream(w, "backup", "backup", facts_dictionary(w, b.repo, record));
         *ret_summary = make_summary(&b);
         *ret_result = partial ? "partial" : "done";
@@ -322,6 +349,6 @@ int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failu
         if (r < 0)
                 return r;
         work_accepted(w);
-        r = json_put_u64(*ret_summary, "dropped", hot_rotate(w, backup_exists, repo));
+        r = json_put_u64(*ret_summary, "dropped", rotate(w, repo));
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "sweep") : 0;
 }
