@@ -3,8 +3,8 @@
 #include <time.h>
 
 #include "cli/fields.h"
+#include "cli/follow.h"
 #include "cli/output.h"
-#include "cli/wait.h"
 
 #define CREATE_NAME_MAX 64
 
@@ -62,7 +62,7 @@ int verb_create(Cli *cli) {
                                          cli->options.name ? cli->options.name : "" },
                             .has_options = true,
                             .options = options };
-        _cleanup_wait_job_ WaitJob job = { 0 };
+        _cleanup_follow_job_ FollowJob job = { 0 };
         char name[CREATE_NAME_MAX];
         const char *id;
         int r, code;
@@ -75,21 +75,21 @@ int verb_create(Cli *cli) {
         }
         r = fill_options(cli, options);
         if (r >= 0)
-                r = wait_run(cli, &call, &job);
+                r = follow_run(cli, &call, &job);
         if (r < 0)
                 return r;
         id = json_object_get_string(json_object_array_get_idx(job.reply, 0));
-        code = wait_exit_code(cli, &job);
+        code = follow_exit_code(cli, &job);
         r = get_backup(cli, id ? id : "", &backup);
         if (r < 0)
                 return code != 0 ? code : r;
         if (cli->options.json) {
-                r = wait_print_json(cli, &job, backup);
+                r = follow_print_json(cli, &job, backup);
                 return r < 0 ? r : code;
         }
         if (cli->options.no_wait) {
                 output_line("%s", id ? id : "");
-                wait_print_queued(&job);
+                follow_print_queued(&job);
         } else if (code == CLI_EXIT_DONE || code == CLI_EXIT_PARTIAL) {
                 print_backup(backup);
         }

@@ -1,11 +1,11 @@
 #include "cli/fields.h"
+#include "cli/follow.h"
 #include "cli/output.h"
-#include "cli/wait.h"
 
 int verb_prune(Cli *cli) {
         _cleanup_json_ json_object *options = json_object_new_object();
         ClientCall call = { .method = "Prune", .has_options = true, .options = options };
-        _cleanup_wait_job_ WaitJob job = { 0 };
+        _cleanup_follow_job_ FollowJob job = { 0 };
         int r = 0, code;
 
         if (!options || (cli->options.dry_run && json_put_bool(options, "dry_run", true) < 0))
@@ -13,16 +13,16 @@ int verb_prune(Cli *cli) {
         if (!cli->options.dry_run)
                 r = cli_confirm(cli, "Remove what is past its retention from the repository?");
         if (r >= 0)
-                r = wait_run(cli, &call, &job);
+                r = follow_run(cli, &call, &job);
         if (r < 0)
                 return r;
-        code = wait_exit_code(cli, &job);
+        code = follow_exit_code(cli, &job);
         if (cli->options.json) {
-                r = wait_print_json(cli, &job, NULL);
+                r = follow_print_json(cli, &job, NULL);
                 return r < 0 ? r : code;
         }
         if (cli->options.no_wait)
-                wait_print_queued(&job);
+                follow_print_queued(&job);
         else if (code == CLI_EXIT_DONE)
                 output_line("%s", cli->options.dry_run ? "nothing was removed" : "done");
         return code;

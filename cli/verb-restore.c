@@ -6,10 +6,10 @@
 
 #include "base/fd.h"
 #include "cli/fields.h"
+#include "cli/follow.h"
 #include "cli/ids.h"
 #include "cli/key.h"
 #include "cli/output.h"
-#include "cli/wait.h"
 
 static int put_paths(Cli *cli, json_object *o) {
         json_object *paths;
@@ -74,7 +74,7 @@ static int ask(Cli *cli, const char *id, const char *type) {
                 strcmp(type, "full") == 0 ? "" : type, id);
 }
 
-static void print_restore(Cli *cli, const WaitJob *job, const char *restore_id) {
+static void print_restore(Cli *cli, const FollowJob *job, const char *restore_id) {
         char size[OUTPUT_CELL_MAX], swap[OUTPUT_CELL_MAX], down[OUTPUT_CELL_MAX];
 
         output_size(field_u64(job->summary, "bytes"), size);
@@ -94,7 +94,8 @@ static void print_restore(Cli *cli, const WaitJob *job, const char *restore_id) 
                 restore_id, restore_id);
 }
 
-static int print_json(Cli *cli, const WaitJob *job, const char *restore_id, const char *backup_id) {
+static int
+print_json(Cli *cli, const FollowJob *job, const char *restore_id, const char *backup_id) {
         _cleanup_json_ json_object *o = json_object_new_object();
 
         if (!o || json_put_string(o, "restore_id", restore_id) < 0 ||
@@ -106,13 +107,13 @@ static int print_json(Cli *cli, const WaitJob *job, const char *restore_id, cons
                                 return cli_oom(&cli->error);
                 }
         }
-        return wait_print_json(cli, job, o);
+        return follow_print_json(cli, job, o);
 }
 
 int verb_restore(Cli *cli) {
         _cleanup_json_ json_object *options = json_object_new_object(), *backup = NULL;
         _cleanup_close_ int into_fd = -1, key_fd = -1;
-        _cleanup_wait_job_ WaitJob job = { 0 };
+        _cleanup_follow_job_ FollowJob job = { 0 };
         ClientCall call = { .method = "RestoreBackup", .has_options = true, .options = options };
         const char *type = "", *restore_id;
         char id[IDS_MAX];
@@ -139,17 +140,17 @@ int verb_restore(Cli *cli) {
                 return r;
         call.strings[0] = id;
         call.strings[1] = type;
-        r = wait_run(cli, &call, &job);
+        r = follow_run(cli, &call, &job);
         if (r < 0)
                 return r;
         restore_id = json_object_get_string(json_object_array_get_idx(job.reply, 0));
-        code = wait_exit_code(cli, &job);
+        code = follow_exit_code(cli, &job);
         if (cli->options.json) {
                 r = print_json(cli, &job, restore_id ? restore_id : "", id);
                 return r < 0 ? r : code;
         }
         if (cli->options.no_wait)
-                wait_print_queued(&job);
+                follow_print_queued(&job);
         else if (code == CLI_EXIT_DONE || code == CLI_EXIT_PARTIAL)
                 print_restore(cli, &job, restore_id ? restore_id : "");
         return code;

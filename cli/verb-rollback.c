@@ -1,24 +1,24 @@
 #include "cli/fields.h"
+#include "cli/follow.h"
 #include "cli/ids.h"
 #include "cli/output.h"
-#include "cli/wait.h"
 
 static int run(Cli *cli, ClientCall *call, const char *id) {
-        _cleanup_wait_job_ WaitJob job = { 0 };
+        _cleanup_follow_job_ FollowJob job = { 0 };
         char swap[OUTPUT_CELL_MAX];
         int r, code;
 
         call->strings[0] = id;
-        r = wait_run(cli, call, &job);
+        r = follow_run(cli, call, &job);
         if (r < 0)
                 return r;
-        code = wait_exit_code(cli, &job);
+        code = follow_exit_code(cli, &job);
         if (cli->options.json) {
-                r = wait_print_json(cli, &job, NULL);
+                r = follow_print_json(cli, &job, NULL);
                 return r < 0 ? r : code;
         }
         if (cli->options.no_wait) {
-                wait_print_queued(&job);
+                follow_print_queued(&job);
         } else if (code == CLI_EXIT_DONE) {
                 output_duration(field_u64(job.summary, "swap_usec"), swap);
                 if (field_u64(job.summary, "swap_usec") > 0)

@@ -1,10 +1,10 @@
 #include "cli/fields.h"
+#include "cli/follow.h"
 #include "cli/ids.h"
 #include "cli/key.h"
 #include "cli/output.h"
-#include "cli/wait.h"
 
-static void print_result(const char *id, const WaitJob *job) {
+static void print_result(const char *id, const FollowJob *job) {
         char size[OUTPUT_CELL_MAX];
 
         output_size(field_u64(job->summary, "bytes"), size);
@@ -21,7 +21,7 @@ int verb_verify(Cli *cli) {
         ClientCall call = {
                 .method = "VerifyBackup", .strings = { id }, .has_options = true, .options = options
         };
-        _cleanup_wait_job_ WaitJob job = { 0 };
+        _cleanup_follow_job_ FollowJob job = { 0 };
         _cleanup_close_ int key_fd = -1;
         int r, code;
 
@@ -33,16 +33,16 @@ int verb_verify(Cli *cli) {
                 call.fds[call.n_fds++] = (ClientFd){ "key", key_fd };
         }
         if (r >= 0)
-                r = wait_run(cli, &call, &job);
+                r = follow_run(cli, &call, &job);
         if (r < 0)
                 return r;
-        code = wait_exit_code(cli, &job);
+        code = follow_exit_code(cli, &job);
         if (cli->options.json) {
-                r = wait_print_json(cli, &job, NULL);
+                r = follow_print_json(cli, &job, NULL);
                 return r < 0 ? r : code;
         }
         if (cli->options.no_wait)
-                wait_print_queued(&job);
+                follow_print_queued(&job);
         else if (job.summary)
                 print_result(id, &job);
         return code;

@@ -1,4 +1,4 @@
-#include "cli/wait.h"
+#include "cli/follow.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -19,11 +19,11 @@
 
 #define POLL_MSEC 250
 
-void wait_job_done(WaitJob *j) {
+void follow_job_done(FollowJob *j) {
         json_object_put(j->reply);
         json_object_put(j->job);
         json_object_put(j->summary);
-        *j = (WaitJob){ 0 };
+        *j = (FollowJob){ 0 };
 }
 
 static int job_of_reply(Cli *cli, json_object *reply, uint32_t *ret) {
@@ -79,7 +79,7 @@ static int on_interrupt(Cli *cli, int signal_fd, uint32_t id, bool *asked) {
 }
 
 /* Takes the summary of our job out of the signals; the others are not ours. */
-static void take_summary(Cli *cli, WaitJob *j) {
+static void take_summary(Cli *cli, FollowJob *j) {
         json_object *event;
 
         while ((event = client_next_event(cli->client))) {
@@ -104,7 +104,7 @@ static int gone(Cli *cli, uint32_t id) {
                          id);
 }
 
-static int look(Cli *cli, WaitJob *j) {
+static int look(Cli *cli, FollowJob *j) {
         ClientCall call = { .method = "GetJob", .number = &j->id };
         _cleanup_json_ json_object *reply = NULL;
         json_object *job;
@@ -122,7 +122,7 @@ static int look(Cli *cli, WaitJob *j) {
         return 0;
 }
 
-static int follow(Cli *cli, int signal_fd, WaitJob *j) {
+static int follow(Cli *cli, int signal_fd, FollowJob *j) {
         OutputProgress progress = { .quiet = cli->options.json };
         bool asked = false;
         int r;
@@ -153,8 +153,8 @@ static int follow(Cli *cli, int signal_fd, WaitJob *j) {
         return r;
 }
 
-int wait_run(Cli *cli, const ClientCall *call, WaitJob *ret) {
-        _cleanup_wait_job_ WaitJob j = { 0 };
+int follow_run(Cli *cli, const ClientCall *call, FollowJob *ret) {
+        _cleanup_follow_job_ FollowJob j = { 0 };
         _cleanup_close_ int signal_fd = -1;
         json_object *summary;
         sigset_t mask;
@@ -186,11 +186,11 @@ int wait_run(Cli *cli, const ClientCall *call, WaitJob *ret) {
                 }
         }
         *ret = j;
-        j = (WaitJob){ 0 };
+        j = (FollowJob){ 0 };
         return 0;
 }
 
-int wait_exit_code(Cli *cli, const WaitJob *j) {
+int follow_exit_code(Cli *cli, const FollowJob *j) {
         const char *result, *message;
 
         if (!j->job)
@@ -216,7 +216,7 @@ int wait_exit_code(Cli *cli, const WaitJob *j) {
         return cli->error.exit_code;
 }
 
-int wait_print_json(Cli *cli, const WaitJob *j, json_object *object) {
+int follow_print_json(Cli *cli, const FollowJob *j, json_object *object) {
         _cleanup_json_ json_object *o = json_object_get(object ? object : j->summary);
         int r;
 
@@ -245,6 +245,6 @@ int wait_print_json(Cli *cli, const WaitJob *j, json_object *object) {
         return 0;
 }
 
-void wait_print_queued(const WaitJob *j) {
+void follow_print_queued(const FollowJob *j) {
         output_line("job %u is queued; 'holdpoint jobs' shows it", j->id);
 }
