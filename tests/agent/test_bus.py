@@ -421,7 +421,7 @@ def test_partial_is_no_success(rig, bus):
     lambda w: w.send("phase", phase="x" * 100),
     lambda w: w.send("progress", bytes_done=-1, bytes_total=1, files_done=0, files_total=0),
     lambda w: w.send("progress", bytes_done="1", bytes_total=1, files_done=0, files_total=0),
-    lambda w: w.send("backup", backup=w.record(backup_id=str(uuid.uuid4()))),
+    lambda w: (w.send("backup", backup=w.record(backup_id=str(uuid.uuid4()))), w.result()),  # not the one asked for
     lambda w: w.send("backup", backup=w.record(status="running")),
     lambda w: w.send("backup", backup=w.record(bytes="many")),
     lambda w: w.send("backup", backup=w.record(services=[1])),
