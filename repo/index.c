@@ -530,7 +530,6 @@ int index_clear(Index *x, Failure *reterr) {
                 "DELETE FROM extras",
                 "DELETE FROM packs",
                 "DELETE FROM bases",
-                "INSERT OR REPLACE INTO meta VALUES ('vanished', 1)",
         };
         int r = 0;
 
@@ -550,14 +549,6 @@ int index_trust(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr) {
 int index_is_trusted(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr) {
         uint64_t n = 0;
         int r = number(x, "SELECT count(*) FROM bases WHERE backup = ?1", NULL, backup, &n, reterr);
-
-        return r < 0 ? r : n > 0;
-}
-
-int index_has_vanished(Index *x, Failure *reterr) {
-        uint64_t n = 0;
-        int r = number(x, "SELECT count(*) FROM meta WHERE key = 'vanished'", NULL, NULL, &n,
-                       reterr);
 
         return r < 0 ? r : n > 0;
 }

@@ -1,6 +1,5 @@
 #pragma once
 
-/* crc32c() lives in base/crc32c.h now (shared with the worker); repo/crc32c.c is gone. */
 /*
  * Between the files of repo/. Nothing here leaves the folder (unit tests may include it).
  *
@@ -351,14 +350,13 @@ int index_add_entry(Index *x,
 /* Packs and rows of a session that was given up; committed. */
 int index_session_remove(Index *x, const uint8_t session[UUID_SIZE], Failure *reterr);
 int index_mark_durable(Index *x, const uint8_t *session, Failure *reterr); /* NULL: all packs */
-int index_clear(Index *x, Failure *reterr);  /* all rows; remembers that packs have vanished */
+int index_clear(Index *x, Failure *reterr);  /* all rows, and all trust */
 int index_commit(Index *x, Failure *reterr); /* fine without a transaction */
 void index_rollback(Index *x);
 
 /* Backups whose chunks need no look-up: committed since the index last lost anything. */
 int index_trust(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr);
 int index_is_trusted(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr); /* 1, 0 */
-int index_has_vanished(Index *x, Failure *reterr);                                /* 1, 0 */
 
 /* ---- pack-write.c ---- */
 

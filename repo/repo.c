@@ -243,10 +243,6 @@ uint64_t repo_stored_bytes(Repo *repo) {
         return index_stored_bytes(repo->index, &n, NULL) < 0 ? 0 : n;
 }
 
-bool repo_needs_verify(Repo *repo) {
-        return index_has_vanished(repo->index, NULL) != 0;
-}
-
 bool repo_base_is_trusted(Repo *repo, const char *backup_id) {
         uint8_t uuid[UUID_SIZE];
 

@@ -54,12 +54,6 @@ typedef enum RepoLock { REPO_LOCK_WRITER, REPO_LOCK_PACKS_SHARED, REPO_LOCK_PACK
 int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr);
 
 /*
- * True if packs that the index knew have vanished: then content that a base state names must be looked up
- * before it is reused.
- */
-bool repo_needs_verify(Repo *repo);
-
-/*
  * True if the record of this backup is there and no pack has vanished since it was committed: then
  * content that a base state of this backup names may be reused without looking it up.
  */

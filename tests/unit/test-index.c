@@ -193,11 +193,9 @@ static void test_trust(void **state) {
         assert_int_equal(index_trust(f->x, backup, NULL), 0);
         reopen(f);
         assert_int_equal(index_is_trusted(f->x, backup, NULL), 1);
-        assert_int_equal(index_has_vanished(f->x, NULL), 0);
         assert_int_equal(index_clear(f->x, NULL), 0);
         assert_int_equal(index_commit(f->x, NULL), 0);
         assert_int_equal(index_is_trusted(f->x, backup, NULL), 0);
-        assert_int_equal(index_has_vanished(f->x, NULL), 1);
 }
 
 static void test_foreign(void **state) {

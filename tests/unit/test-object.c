@@ -14,19 +14,6 @@
 #include "repo/repo-internal.h"
 #include "tests/lib/repofix.h"
 
-static int setup(void **state) {
-        static RepoFix x;
-
-        repofix_setup(&x);
-        *state = &x;
-        return 0;
-}
-
-static int teardown(void **state) {
-        repofix_teardown(*state);
-        return 0;
-}
-
 static int top_fd(Repo *repo) {
         return store_dir_fd(repo->store, "");
 }
@@ -192,13 +179,12 @@ static void test_too_large(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_record_is_sealed, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_damage_of_the_standing_objects, setup,
-                                                teardown),
-                cmocka_unit_test_setup_teardown(test_swapped, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_session_keys, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
+                repofix_test(test_round_trip),
+                repofix_test(test_record_is_sealed),
+                repofix_test(test_damage_of_the_standing_objects),
+                repofix_test(test_swapped),
+                repofix_test(test_session_keys),
+                repofix_test(test_too_large),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

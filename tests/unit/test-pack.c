@@ -17,19 +17,6 @@
 
 static const uint8_t session[UUID_SIZE] = { 0x5e };
 
-static int setup(void **state) {
-        static RepoFix x;
-
-        repofix_setup(&x);
-        *state = &x;
-        return 0;
-}
-
-static int teardown(void **state) {
-        repofix_teardown(*state);
-        return 0;
-}
-
 static PackWriter *writer_new(RepoFix *x, PackKind kind, uint64_t bytes) {
         _cleanup_secret_ Secret key = SECRET_INIT;
         PackWriter *w = NULL;
@@ -418,18 +405,18 @@ static void test_gone(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(test_meta, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_full_packs, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_out_of_order, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_pending_is_not_finished, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_malformed_records, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_abort, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_content, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_every_bit, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_forged_checksum, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_every_length, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_read_damaged, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_gone, setup, teardown),
+                repofix_test(test_meta),
+                repofix_test(test_full_packs),
+                repofix_test(test_out_of_order),
+                repofix_test(test_pending_is_not_finished),
+                repofix_test(test_malformed_records),
+                repofix_test(test_abort),
+                repofix_test(test_content),
+                repofix_test(test_every_bit),
+                repofix_test(test_forged_checksum),
+                repofix_test(test_every_length),
+                repofix_test(test_read_damaged),
+                repofix_test(test_gone),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
