@@ -43,8 +43,8 @@ def options():
 
 
 def keys():
-    """Section.Key as the table of base/config.c names them."""
-    return re.findall(r"\"(?:Agent|Repository|Hold|Service)\",\s*\"([A-Z]\w+)\"", tree.text("base/config.c"))
+    """Section.Key as the table of base/config-rules.c names them."""
+    return re.findall(r"\"(?:Agent|Repository|Hold|Service)\",\s*\"([A-Z]\w+)\"", tree.text("base/config-rules.c"))
 
 
 def check(programs=None):
