@@ -157,10 +157,10 @@ static int on_restore(Job *j, json_object *message, Failure *reterr) {
         r = record_read_restore(in, &restore, reterr);
         if (r < 0)
                 return r;
-        if (json_get_string(restore, "restore_id", &id) < 0 ||
-            (j->type != JOB_RECONCILE && strcmp(id, j->restore_id) != 0))
-                return malformed(reterr, "the row of another restore");
-        if (j->aside)
+        if (json_get_string(restore, "restore_id", &id) < 0)
+                return malformed(reterr, "a restore without an id");
+        /* Another id is that of an earlier restore which this worker finished or undid first. */
+        if (j->aside && strcmp(id, j->restore_id) == 0)
                 return 0; /* nothing was swapped: there is nothing to roll back */
         r = catalog_put_restore(j->manager->catalog, restore, &j->catalog_failure);
         if (r < 0)

@@ -172,21 +172,27 @@ int hot_open(Work *w,
              Snapshot **ret,
              Failure *reterr) {
         _cleanup_json_ json_object *record = NULL;
+        json_object *best = NULL;
+        size_t best_length = 0;
         int r = read_one(w, backup_id, &record, reterr);
 
         if (r < 0)
                 return r;
+        /* Volumes may lie in each other: an outer image has an empty stub where the inner one is.
+         */
         for (size_t i = 0; i < n_images(record); i++) {
                 _cleanup_free_ char *root = NULL;
                 json_object *identity;
 
-                if (!serves(image_at(record, i), service) ||
-                    json_get_object(image_at(record, i), "identity", &identity) < 0 ||
-                    json_get_path(identity, "root", &root) < 0 || !text_path_is_below(path, root))
-                        continue;
-                return snapshot_open(identity, ret, reterr);
+                if (serves(image_at(record, i), service) &&
+                    json_get_object(image_at(record, i), "identity", &identity) >= 0 &&
+                    json_get_path(identity, "root", &root) >= 0 && text_path_is_below(path, root) &&
+                    strlen(root) > best_length) {
+                        best = identity;
+                        best_length = strlen(root);
+                }
         }
-        return -ENOENT;
+        return best ? snapshot_open(best, ret, reterr) : -ENOENT;
 }
 
 bool hot_covers(Work *w, const char *backup_id, json_object *services) {

@@ -427,6 +427,7 @@ static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
         if (r >= 0) {
                 step("recover");
                 r = swap_recover(w, &i, &f);
+                work_stream(w, "restore", "restore", intent_row(&i));
         }
         for (size_t k = 0; k < n_locks; k++)
                 fd_close(locks[k]);

@@ -405,9 +405,11 @@ static int recover_swap(Work *w, Intent *i, Failure *reterr) {
         if (r < 0)
                 return r;
         log_notice("restore %s: an incomplete swap was undone", i->restore_id);
-        if (i->before == INTENT_STAGING)
-                return abandon_interrupted(w, i, reterr);
-        return settle(w, i, i->before, reterr);
+        /* Undone, and said so, before anything of it is removed: another crash may come. */
+        r = settle(w, i, i->before, reterr);
+        if (r >= 0 && i->before == INTENT_STAGING)
+                r = abandon_interrupted(w, i, reterr);
+        return r;
 }
 
 int swap_recover(Work *w, Intent *i, Failure *reterr) {

@@ -92,8 +92,16 @@ class Site:
         rows = [r for r in self.machine.json("restores")["restores"] if r["state"] != "failed"]
         return rows[0] if rows else None
 
+    def refresh(self):
+        """The agent did not see what --recover did: it asks at its start, as after a boot."""
+        self.machine.agent.stop()
+        self.machine.agent.start(self.machine.bus)
+        holdpoint.wait_until(lambda: not [j for j in self.machine.json("jobs")["jobs"] if j["state"] != "finished"],
+                             "the agent's reconciling")
+
     def settle(self):
         """Confirms what is open, so that the next round begins alone."""
+        self.refresh()
         for row in self.machine.json("restores")["restores"]:
             if row["state"] in ("active", "rolled_back", "confirming"):
                 self.machine.cli("confirm", row["restore_id"], "--yes")
@@ -196,7 +204,6 @@ def test_agent_killed(site):
     site.machine.workers.restart("restore")
     assert site.machine.worker_recover().returncode == 0
     site.check_whole()
-    holdpoint.wait_until(lambda: site.machine.json("jobs")["jobs"], "jobs")
     site.settle()
 
 
