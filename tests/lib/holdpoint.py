@@ -113,11 +113,16 @@ class LoopFs:
             f.truncate(self.size_mib << 20)
         force = {"btrfs": ["-q", "-f"], "ext4": ["-q", "-F"], "xfs": ["-q", "-f"]}[self.kind]
         run("mkfs." + self.kind, *force, image)
-        self.device = run("losetup", "--find", "--show", image).strip()
+        os.mkdir(os.path.join(self.base, "mnt"))
+        self._mount()
+
+    def _mount(self):
+        """The kernel frees the loop device with the mount, even when this process is killed."""
         path = os.path.join(self.base, "mnt")
-        os.mkdir(path)
-        run("mount", "-t", self.kind, *(["-o", self.options] if self.options else []), self.device, path)
+        options = ",".join(filter(None, ("loop", self.options)))
+        run("mount", "-t", self.kind, "-o", options, os.path.join(self.base, "image"), path)
         self.path = path
+        self.device = run("findmnt", "--noheadings", "--first-only", "--output", "SOURCE", path).strip()
 
     def subvolume(self, *names):
         """Makes a btrfs subvolume below the mount point and returns its path."""
@@ -137,8 +142,7 @@ class LoopFs:
     def remount(self):
         """Unmounts and mounts again: the page cache and every open file are gone."""
         self._unmount()
-        self.path = os.path.join(self.base, "mnt")
-        run("mount", "-t", self.kind, self.device, self.path)
+        self._mount()
 
     def _unmount(self):
         if self.path and os.path.ismount(self.path):
@@ -157,8 +161,6 @@ class LoopFs:
         with contextlib.ExitStack() as undo:
             if self.base:
                 undo.callback(shutil.rmtree, self.base, ignore_errors=True)
-            if self.device:
-                undo.callback(run, "losetup", "--detach", self.device)
             undo.callback(self._unmount)
         self.device = self.base = None
 
