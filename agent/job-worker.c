@@ -84,7 +84,7 @@ static int receive_one(Job *j) {
         if (r < 0) {
                 fail_prefix(&why, "the worker broke the protocol");
                 fail(j, JOB_FAILED, &why);
-                reconcile_request(j->manager);
+                reconcile_after_loss(j->manager);
                 return 0;
         }
         return j->state != JOB_FINISHED;

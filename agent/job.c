@@ -527,7 +527,7 @@ void job_finish(Job *j, JobResult result, const Failure *why, json_object *summa
         if (j->type == JOB_RECONCILE)
                 reconcile_ended(j);
         else if (result == JOB_INTERRUPTED)
-                reconcile_request(m);
+                reconcile_after_loss(m);
         service_update_overdue(m);
         let_expire(j);
         wake_queue(m);

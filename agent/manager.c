@@ -101,7 +101,7 @@ static int open_catalog(Manager *m, Failure *reterr) {
         if (r < 0)
                 return r;
         (void) fail_set(&interrupted, FAIL_INTERRUPTED, ESHUTDOWN, "the agent ended while it ran");
-        r = catalog_interrupt(m->catalog, &interrupted, reterr);
+        r = catalog_interrupt(m->catalog, &interrupted, &m->reconcile_follow, reterr);
         if (r < 0)
                 return r;
         r = catalog_highest_task(m->catalog, &m->next_job_id, reterr);

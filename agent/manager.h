@@ -31,7 +31,8 @@ typedef struct Manager {
 
         sd_event_source *reconcile_timer;
         unsigned reconcile_failures;
-        bool reconcile_again; /* something changed while one was running */
+        bool reconcile_again;  /* something changed while one was running */
+        bool reconcile_follow; /* a worker of ours may still be stopping: ask once more later */
 
         bool judged; /* the catalogue has been corrected (or that was tried): services may be
                         overdue */

@@ -14,6 +14,7 @@
 
 #define RETRY_FIRST_USEC (30 * USEC_PER_SEC)
 #define RETRY_LAST_USEC  (10 * 60 * USEC_PER_SEC)
+#define FOLLOW_USEC      (10 * USEC_PER_SEC)
 
 static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         Manager *m = userdata;
@@ -23,21 +24,31 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
-void reconcile_retry(Manager *m) {
-        uint64_t usec = RETRY_FIRST_USEC;
+static void schedule(Manager *m, uint64_t usec) {
         int r;
 
-        m->reconcile_failures++;
-        for (unsigned i = 1; i < m->reconcile_failures && usec < RETRY_LAST_USEC; i++)
-                usec *= 2;
-        if (usec > RETRY_LAST_USEC)
-                usec = RETRY_LAST_USEC;
         m->reconcile_timer = sd_event_source_disable_unref(m->reconcile_timer);
         r = sd_event_add_time_relative(m->event, &m->reconcile_timer, CLOCK_MONOTONIC, usec,
                                        USEC_PER_SEC, on_timer, m);
         if (r < 0)
                 log_error("Cannot schedule the next reconcile, restart the agent to have one: %s",
                           strerror(-r));
+}
+
+void reconcile_retry(Manager *m) {
+        uint64_t usec = RETRY_FIRST_USEC;
+
+        m->reconcile_failures++;
+        for (unsigned i = 1; i < m->reconcile_failures && usec < RETRY_LAST_USEC; i++)
+                usec *= 2;
+        if (usec > RETRY_LAST_USEC)
+                usec = RETRY_LAST_USEC;
+        schedule(m, usec);
+}
+
+void reconcile_after_loss(Manager *m) {
+        m->reconcile_follow = true;
+        reconcile_request(m);
 }
 
 void reconcile_request(Manager *m) {
@@ -98,4 +109,8 @@ void reconcile_ended(Job *j) {
         m->reconcile_failures = 0;
         if (m->reconcile_again)
                 reconcile_request(m);
+        else if (m->reconcile_follow) {
+                m->reconcile_follow = false;
+                schedule(m, FOLLOW_USEC);
+        }
 }

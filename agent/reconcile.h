@@ -9,6 +9,12 @@
 /* Queues a reconcile; one that runs already is followed by another. */
 void reconcile_request(Manager *m);
 
+/*
+ * A worker was lost or hung up on. It may still be on its way to a safe point and finish what it
+ * had begun, so there is another one some seconds after the first.
+ */
+void reconcile_after_loss(Manager *m);
+
 /* One did not work: another later, after a pause that grows. */
 void reconcile_retry(Manager *m);
 

@@ -189,12 +189,13 @@ static int interrupt_tasks(Catalog *c, const Failure *why, Failure *reterr) {
         return db_run(s, reterr);
 }
 
-static int interrupt_all(Catalog *c, const Failure *why, Failure *reterr) {
+static int interrupt_all(Catalog *c, const Failure *why, bool *ret_any, Failure *reterr) {
         const CatalogFilter running = { .status = "running", .limit = UINT32_MAX };
         _cleanup_json_ json_object *list = NULL;
         uint64_t total;
         int r = interrupt_tasks(c, why, reterr);
 
+        *ret_any = r >= 0 && db_changes(c->db) > 0;
         if (r >= 0)
                 r = catalog_list_backups(c, &running, &total, &list, reterr);
         if (r < 0)
@@ -209,12 +210,12 @@ static int interrupt_all(Catalog *c, const Failure *why, Failure *reterr) {
         return 0;
 }
 
-int catalog_interrupt(Catalog *c, const Failure *why, Failure *reterr) {
+int catalog_interrupt(Catalog *c, const Failure *why, bool *ret_any, Failure *reterr) {
         int r = catalog_batch_begin(c, reterr);
 
         if (r < 0)
                 return r;
-        r = interrupt_all(c, why, reterr);
+        r = interrupt_all(c, why, ret_any, reterr);
         if (r < 0) {
                 catalog_batch_cancel(c);
                 return r;

@@ -106,9 +106,11 @@ int catalog_task_rate(Catalog *c,
                       uint64_t *ret_all,
                       Failure *reterr);
 
-/* At start: jobs that were queued or running are interrupted, running backups failed, with `why`.
+/*
+ * At start: jobs that were queued or running are interrupted, running backups failed, with `why`.
+ * `ret_any`: there were such jobs.
  */
-int catalog_interrupt(Catalog *c, const Failure *why, Failure *reterr);
+int catalog_interrupt(Catalog *c, const Failure *why, bool *ret_any, Failure *reterr);
 
 /*
  * A reconcile: start, then put and mark each backup and restore that exists, then finish, which

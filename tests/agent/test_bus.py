@@ -790,6 +790,19 @@ def test_restart(rig, bus):
     assert int(later.rpartition("_")[2]) > int(queued.rpartition("_")[2])
 
 
+def test_worker_that_finishes_later(rig, bus):
+    """The agent died, its worker went on and made the backup after the new agent had looked."""
+    gate = Gate(lambda w: rig.workers.repository.update({w.request["backup_id"]: w.record()}))
+    rig.workers.handlers["create"] = gate
+    backup, _ = bus.create()
+    assert gate.entered.wait(10)
+    bus = rig.restart(kill=True)
+    assert bus.call("GetBackup", "s", [backup])["status"] == "failed"
+    gate.go.set()
+    assert bus.wait_signal("BackupAdded", timeout=20) == [backup]
+    assert bus.call("GetBackup", "s", [backup])["status"] == "completed"
+
+
 def test_stop_while_running(rig, bus):
     def create(worker):
         worker.send("accepted")

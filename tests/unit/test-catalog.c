@@ -249,13 +249,17 @@ static void test_interrupt(void **state) {
         Fixture *f = *state;
         _cleanup_json_ json_object *o = NULL, *b = NULL, *metadata = NULL;
         Failure why = FAILURE_INIT;
+        bool any;
 
         put(f, ID(1), "running", "[\"alpha\"]", "2024-01-01T00:00:00Z");
         put(f, ID(2), "completed", "[\"alpha\"]", "2024-01-01T00:00:00Z");
         put_task(f, 1, "backup", "running", "", 0);
         put_task(f, 2, "backup", "finished", "done", clock_realtime_usec());
         (void) fail_set(&why, FAIL_INTERRUPTED, EPIPE, "gone \x1b");
-        assert_int_equal(catalog_interrupt(f->catalog, &why, &f->why), 0);
+        assert_int_equal(catalog_interrupt(f->catalog, &why, &any, &f->why), 0);
+        assert_true(any);
+        assert_int_equal(catalog_interrupt(f->catalog, &why, &any, &f->why), 0);
+        assert_false(any);
         reopen(f);
         assert_status(f, ID(2), "completed");
         assert_int_equal(catalog_get_backup(f->catalog, ID(1), &b, &f->why), 0);
