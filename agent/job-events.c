@@ -358,9 +358,6 @@ void job_events_settle(Job *j) {
         case JOB_BACKUP:
                 settle_backup(j);
                 bus_manager_changed(j->manager, "SuccessRate");
-                /* The first backup makes the repository: only now is there a space to be told. */
-                if (j->manager->free_bytes == 0)
-                        reconcile_request(j->manager);
                 break;
         case JOB_RESTORE:
                 settle_restore(j);

@@ -33,3 +33,11 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
         *ret = TAKE_PTR(repo);
         return 0;
 }
+
+void open_repo_tell_space(Work *w, Repo *repo) {
+        _cleanup_json_ json_object *m = proto_new("space");
+
+        if (m && w->socket >= 0 && json_put_u64(m, "stored_bytes", repo_stored_bytes(repo)) >= 0 &&
+            json_put_u64(m, "free_bytes", repo_free_bytes(repo)) >= 0)
+                (void) proto_send(w->socket, m, NULL, 0); /* the next job says it again */
+}

@@ -12,3 +12,6 @@
  * the packs lock shared and, with `writer`, the writer lock.
  */
 int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr);
+
+/* Tells the agent how much is stored and how much room is left. */
+void open_repo_tell_space(Work *w, Repo *repo);

@@ -331,6 +331,7 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
                 return r;
         work_progress(w, true);
         (void) rotate(w, b.repo);
+        open_repo_tell_space(w, b.repo);
         work_stream(w, "backup", "backup", facts_dictionary(w, b.repo, record));
         *ret_summary = make_summary(&b);
         *ret_result = partial ? "partial" : "done";

@@ -100,6 +100,7 @@ int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Fail
         r = repo_delete(repo, id, reterr);
         if (r < 0)
                 return r;
+        open_repo_tell_space(w, repo);
         hot_drop(w, id); /* what this class may not remove goes with the next sweep */
         *ret_summary = json_object_new_object();
         r = json_put_string(*ret_summary, "backup_id", id);
@@ -138,14 +139,6 @@ static int on_intent(void *userdata, Intent *i, Failure *reterr) {
         return 0;
 }
 
-static void stream_space(Work *w, Repo *repo) {
-        _cleanup_json_ json_object *m = proto_new("space");
-
-        if (m && json_put_u64(m, "stored_bytes", repo_stored_bytes(repo)) >= 0 &&
-            json_put_u64(m, "free_bytes", repo_free_bytes(repo)) >= 0)
-                (void) proto_send(w->socket, m, NULL, 0); /* the next result says it again */
-}
-
 int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
         _cleanup_(repo_closep) Repo *repo = NULL;
         Reconcile c = { .work = w };
@@ -161,7 +154,7 @@ int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, F
         if (r < 0)
                 return r;
         if (repo)
-                stream_space(w, repo);
+                open_repo_tell_space(w, repo);
         *ret_summary = json_object_new_object();
         if (json_put_u64(*ret_summary, "backups", c.backups) < 0 ||
             json_put_u64(*ret_summary, "restores", c.restores) < 0 ||
