@@ -48,7 +48,7 @@ static void repofix_open(RepoFix *x, bool create) {
 
 void repofix_setup(RepoFix *x) {
         const char *tmp = getenv("TMPDIR");
-        char *state;
+        char *dir;
 
         *x = (RepoFix){ .polls_left = -1 };
         x->top = text_printf("%s/holdpoint-repo-XXXXXX", tmp ? tmp : "/tmp");
@@ -56,11 +56,11 @@ void repofix_setup(RepoFix *x) {
         assert_non_null(mkdtemp(x->top));
         x->path = text_printf("%s/repository", x->top);
         x->keys = text_printf("%s/keys", x->top);
-        state = text_printf("%s/state", x->top);
-        assert_return_code(mkdir(state, 0700), errno);
-        x->state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        dir = text_printf("%s/state", x->top);
+        assert_return_code(mkdir(dir, 0700), errno);
+        x->state_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         assert_return_code(x->state_fd, errno);
-        free(state);
+        free(dir);
         repofix_open(x, true);
 }
 
@@ -72,11 +72,26 @@ void repofix_reopen(RepoFix *x) {
 
 void repofix_teardown(RepoFix *x) {
         repo_close(x->repo);
-        (void) close(x->state_fd);
+        (void) fd_close(x->state_fd);
         assert_int_equal(fs_remove_tree(AT_FDCWD, x->top, NULL, NULL), 0);
         free(x->keys);
         free(x->path);
         free(x->top);
+}
+
+int repofix_setup_test(void **state) {
+        RepoFix *x = malloc(sizeof(*x));
+
+        assert_non_null(x);
+        repofix_setup(x);
+        *state = x;
+        return 0;
+}
+
+int repofix_teardown_test(void **state) {
+        repofix_teardown(*state);
+        free(*state);
+        return 0;
 }
 
 typedef struct Census {

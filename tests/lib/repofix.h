@@ -28,6 +28,12 @@ void repofix_setup(RepoFix *x);
 void repofix_reopen(RepoFix *x);
 void repofix_teardown(RepoFix *x);
 
+/* A test whose state is a RepoFix, which is removed after a failed test, too. */
+int repofix_setup_test(void **state);
+int repofix_teardown_test(void **state);
+#define repofix_test(f)                                                                            \
+        cmocka_unit_test_setup_teardown(f, repofix_setup_test, repofix_teardown_test)
+
 /* The number of files with this ending below one of the repository's directories. */
 unsigned repofix_count(const RepoFix *x, const char *dir, const char *ending);
 

@@ -70,11 +70,10 @@ static void test_seek(void **state) {
         const unsigned all = 2 * N_DIRS * N_FILES, half = N_DIRS * N_FILES;
         _cleanup_json_ json_object *record = NULL;
         RepoManifest *m;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        record = make_tree(&x, UINT32_MAX);
-        m = repofix_manifest(&x, record);
+        record = make_tree(x, UINT32_MAX);
+        m = repofix_manifest(x, record);
         assert_int_equal(count_rest(m), all);
         check_seek(m, NULL, NULL, all);
         check_seek(m, "alpha", NULL, all);
@@ -93,7 +92,6 @@ static void test_seek(void **state) {
                 check_seek(m, "beta", dir, half - (d + 1) * N_FILES);
         }
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 typedef struct Ids {
@@ -117,17 +115,15 @@ static void test_shared_blocks(void **state) {
         Failure failure = FAILURE_INIT;
         uint64_t new_bytes;
         Ids ids = { 0 };
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        first = make_tree(&x, UINT32_MAX);
-        assert_int_equal(manifest_walk_ids(x.repo, first, count_id, &ids, &failure), 0);
+        first = make_tree(x, UINT32_MAX);
+        assert_int_equal(manifest_walk_ids(x->repo, first, count_id, &ids, &failure), 0);
         assert_int_equal(ids.n[CLASS_ROOT], 1);
         assert_in_range(ids.n[CLASS_BLOCK], 4, 50);
-        second = make_tree(&x, 100);
+        second = make_tree(x, 100);
         assert_int_equal(json_get_u64(second, "new_bytes", &new_bytes), 0);
         assert_true(new_bytes < 10000); /* 600 KiB of names, a few KiB a block once compressed */
-        repofix_teardown(&x);
 }
 
 static void test_walk_ids(void **state) {
@@ -136,23 +132,21 @@ static void test_walk_ids(void **state) {
         RepoTotals totals;
         RepoSession *s;
         Ids ids = { 0 };
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         repofix_add(s, "/srv", "empty", 1, 0);
         repofix_add(s, "/srv", "large", 1, 3 << 20);
         repofix_add(s, "/srv", "small", 2, 100);
         repofix_add(s, "/srv", "very large", 3, 600 << 20);
         record = repofix_commit(s, &totals);
         repo_session_free(s);
-        assert_int_equal(manifest_walk_ids(x.repo, record, count_id, &ids, &failure), 0);
+        assert_int_equal(manifest_walk_ids(x->repo, record, count_id, &ids, &failure), 0);
         assert_int_equal(ids.n[CLASS_LARGE], 603);
         assert_int_equal(ids.n[CLASS_SMALL], 1);
         assert_int_equal(ids.n[CLASS_LIST], 1);
         assert_int_equal(ids.n[CLASS_BLOCK], 1);
         assert_int_equal(ids.n[CLASS_ROOT], 1);
-        repofix_teardown(&x);
 }
 
 static void test_empty(void **state) {
@@ -161,19 +155,17 @@ static void test_empty(void **state) {
         RepoTotals totals;
         RepoManifest *m;
         RepoSession *s;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         record = repofix_commit(s, &totals);
         repo_session_free(s);
         assert_int_equal(totals.entries, 0);
-        m = repofix_manifest(&x, record);
+        m = repofix_manifest(x, record);
         assert_int_equal(count_rest(m), 0);
         assert_int_equal(repo_manifest_seek(m, "main", "/srv", &failure), 0);
         assert_int_equal(count_rest(m), 0);
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 static void test_bad_records(void **state) {
@@ -183,19 +175,17 @@ static void test_bad_records(void **state) {
                 "{\"manifest\":{\"roots\":[7]}}",
                 "{\"manifest\":{\"roots\":[\"abcd\"]}}",
         };
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
                 _cleanup_json_ json_object *record = json_parse(bad[i], strlen(bad[i]));
                 Failure failure = FAILURE_INIT;
                 RepoManifest *m = NULL;
 
                 assert_non_null(record);
-                assert_true(repo_manifest_open(x.repo, record, &m, &failure) < 0);
+                assert_true(repo_manifest_open(x->repo, record, &m, &failure) < 0);
                 assert_int_equal(failure.code, FAIL_INTEGRITY_FAILURE);
         }
-        repofix_teardown(&x);
 }
 
 static int
@@ -221,20 +211,18 @@ static void test_no_private_key(void **state) {
         Failure failure = FAILURE_INIT;
         RepoManifest *m;
         const Entry *e;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        record = one_file(&x);
-        key = text_printf("%s/private.pem", x.keys);
+        record = one_file(x);
+        key = text_printf("%s/private.pem", x->keys);
         assert_return_code(unlink(key), errno);
-        repofix_reopen(&x);
-        m = repofix_manifest(&x, record);
+        repofix_reopen(x);
+        m = repofix_manifest(x, record);
         assert_int_equal(repo_manifest_next(m, &e, &failure), 1);
         assert_string_equal(e->name, "file");
         assert_true(repo_content_read(m, e, ignore_content, NULL, &failure) < 0);
         assert_int_equal(failure.code, FAIL_KEY_MISSING);
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 /* Lost packs are named by what they held; nothing is made up. */
@@ -244,27 +232,25 @@ static void test_lost_packs(void **state) {
         Failure failure = FAILURE_INIT;
         RepoManifest *m;
         const Entry *e;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        record = one_file(&x);
-        packs = text_printf("%s/packs", x.path);
+        record = one_file(x);
+        packs = text_printf("%s/packs", x->path);
         assert_int_equal(fs_remove_tree(AT_FDCWD, packs, NULL, NULL), 0);
         assert_return_code(mkdir(packs, 0700), errno);
-        repofix_reopen(&x);
-        m = repofix_manifest(&x, record);
+        repofix_reopen(x);
+        m = repofix_manifest(x, record);
         assert_true(repo_manifest_next(m, &e, &failure) < 0);
         assert_int_equal(failure.code, FAIL_INTEGRITY_FAILURE);
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_seek),        cmocka_unit_test(test_shared_blocks),
-                cmocka_unit_test(test_walk_ids),    cmocka_unit_test(test_empty),
-                cmocka_unit_test(test_bad_records), cmocka_unit_test(test_no_private_key),
-                cmocka_unit_test(test_lost_packs),
+                repofix_test(test_seek),        repofix_test(test_shared_blocks),
+                repofix_test(test_walk_ids),    repofix_test(test_empty),
+                repofix_test(test_bad_records), repofix_test(test_no_private_key),
+                repofix_test(test_lost_packs),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

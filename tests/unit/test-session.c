@@ -74,10 +74,9 @@ static void test_round_trip(void **state) {
         unsigned n = 0;
         Kept kept = { 0 };
         RepoSessionParams params = keep_params(&kept);
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, &params);
+        s = repofix_begin(x, &params);
         for (unsigned i = 0; i < N_FILES; i++) {
                 char name[32];
 
@@ -95,8 +94,8 @@ static void test_round_trip(void **state) {
         assert_true(totals.new_bytes > bytes && totals.new_bytes < bytes + bytes / 20);
         assert_int_equal(strlen(totals.checksum), 64);
 
-        repofix_reopen(&x); /* from the disk alone */
-        m = repofix_manifest(&x, record);
+        repofix_reopen(x); /* from the disk alone */
+        m = repofix_manifest(x, record);
         while (repo_manifest_next(m, &e, &failure) > 0) {
                 char name[32];
 
@@ -113,7 +112,6 @@ static void test_round_trip(void **state) {
         assert_int_equal(n, N_FILES);
         repo_manifest_free(m);
         buf_done(&kept.entries);
-        repofix_teardown(&x);
 }
 
 /* new_bytes is what the repository's files have grown by, to the byte. */
@@ -122,21 +120,19 @@ static void test_new_bytes(void **state) {
         RepoTotals totals;
         RepoSession *s;
         uint64_t before, claimed;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        assert_true(repo_stored_bytes(x.repo) == 0);
-        before = repofix_bytes(&x);
-        s = repofix_begin(&x, NULL);
+        assert_true(repo_stored_bytes(x->repo) == 0);
+        before = repofix_bytes(x);
+        s = repofix_begin(x, NULL);
         repofix_add(s, "/srv", "a", 1, 3 * MIB + 5);
         repofix_add(s, "/srv", "b", 2, 500);
         first = repofix_commit(s, &totals);
         repo_session_free(s);
         assert_int_equal(json_get_u64(first, "new_bytes", &claimed), 0);
         assert_true(claimed == totals.new_bytes);
-        assert_true(totals.new_bytes == repofix_bytes(&x) - before);
-        assert_true(totals.new_bytes > repo_stored_bytes(x.repo)); /* session and record, too */
-        repofix_teardown(&x);
+        assert_true(totals.new_bytes == repofix_bytes(x) - before);
+        assert_true(totals.new_bytes > repo_stored_bytes(x->repo)); /* session and record, too */
 }
 
 static int add_again(RepoSession *s, const char *dir, const char *name) {
@@ -153,10 +149,9 @@ static void test_order(void **state) {
         _cleanup_json_ json_object *record = NULL;
         RepoTotals totals;
         RepoSession *s;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         assert_int_equal(add_again(s, "/srv/a", "m"), 0);
         assert_int_equal(add_again(s, "/srv/a", "m"), -EINVAL);
         assert_int_equal(add_again(s, "/srv/a", "b"), -EINVAL);
@@ -170,7 +165,6 @@ static void test_order(void **state) {
         record = repofix_commit(s, &totals); /* a refused entry does no harm */
         assert_int_equal(totals.entries, 3);
         repo_session_free(s);
-        repofix_teardown(&x);
 }
 
 static void test_duplicates(void **state) {
@@ -180,10 +174,9 @@ static void test_duplicates(void **state) {
         RepoManifest *m;
         const Entry *e;
         Failure failure = FAILURE_INIT;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         for (unsigned i = 0; i < 40; i++) {
                 char name[32];
 
@@ -201,13 +194,12 @@ static void test_duplicates(void **state) {
         assert_true(totals.new_bytes >= 2 * MIB + 20 * KIB);
         assert_true(totals.new_bytes < 2 * MIB + 100 * KIB);
 
-        m = repofix_manifest(&x, record);
+        m = repofix_manifest(x, record);
         while (repo_manifest_next(m, &e, &failure) > 0)
                 repofix_check_content(m, e,
                                       e->name[0] == 'l' ? 7 : (uint64_t) (e->name[7] - '0') % 2);
         assert_int_equal(failure.code, FAIL_NONE);
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 static void add_kept(RepoSession *s, Kept *k, bool verify) {
@@ -243,17 +235,16 @@ static void test_reuse(void **state) {
         RepoSessionParams params = keep_params(&kept);
         RepoSession *s;
         unsigned packs;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, &params);
+        s = repofix_begin(x, &params);
         add_some(s);
         first = repofix_commit(s, &totals);
         repo_session_free(s);
-        packs = repofix_count(&x, "packs", ".pack");
+        packs = repofix_count(x, "packs", ".pack");
 
         params = keep_params(&more);
-        s = repofix_begin(&x, &params);
+        s = repofix_begin(x, &params);
         add_kept(s, &kept, true);
         second = repofix_commit(s, &again);
         repo_session_free(s);
@@ -262,21 +253,20 @@ static void test_reuse(void **state) {
         assert_true(again.read_bytes == 0);
         assert_true(again.new_bytes < 4 * KIB);
         assert_string_equal(again.checksum, totals.checksum);
-        assert_int_equal(repofix_count(&x, "packs", ".pack"), packs);
+        assert_int_equal(repofix_count(x, "packs", ".pack"), packs);
         assert_int_equal(more.entries.size, kept.entries.size);
         assert_memory_equal(more.entries.data, kept.entries.data, kept.entries.size);
 
-        s = repofix_begin(&x, NULL); /* read again in full: the oracle */
+        s = repofix_begin(x, NULL); /* read again in full: the oracle */
         add_some(s);
         third = repofix_commit(s, &again);
         repo_session_free(s);
         assert_string_equal(again.checksum, totals.checksum);
         assert_true(again.new_bytes < 4 * KIB);
-        assert_int_equal(repofix_count(&x, "packs", ".pack"), packs);
-        assert_int_equal(repofix_count(&x, "backups", ""), 3);
+        assert_int_equal(repofix_count(x, "packs", ".pack"), packs);
+        assert_int_equal(repofix_count(x, "backups", ""), 3);
         buf_done(&kept.entries);
         buf_done(&more.entries);
-        repofix_teardown(&x);
 }
 
 static void test_reuse_missing(void **state) {
@@ -294,10 +284,9 @@ static void test_reuse_missing(void **state) {
         Failure failure = FAILURE_INIT;
         EntryLocal local = { 0 };
         RepoSession *s;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         assert_int_equal(repo_session_reuse(s, &e, &local, true, &failure), REPO_E_MISSING);
         content[0] = 1; /* a list that no pack holds; then one that is no list */
         e.content_size = 33;
@@ -306,7 +295,6 @@ static void test_reuse_missing(void **state) {
         assert_int_equal(repo_session_reuse(s, &e, &local, false, &failure), REPO_E_MISSING);
         assert_int_equal(add_again(s, "/srv", "f"), 0); /* read it instead */
         repo_session_free(s);
-        repofix_teardown(&x);
 }
 
 static int sqlite_session(RepoFix *x, int fd, RepoTotals *totals, json_object **ret) {
@@ -329,15 +317,13 @@ static void test_sqlite_leaf(void **state) {
         _cleanup_json_ json_object *first = NULL, *second = NULL;
         _cleanup_close_ int fd = repofix_file(3, 50 * MIB + 4096);
         RepoTotals totals;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        assert_int_equal(sqlite_session(&x, fd, &totals, &first), 0);
+        assert_int_equal(sqlite_session(x, fd, &totals, &first), 0);
         assert_true(totals.new_bytes > 50 * MIB);
         assert_int_equal(pwrite(fd, "changed", 7, 20 * MIB + 12345), 7);
-        assert_int_equal(sqlite_session(&x, fd, &totals, &second), 0);
+        assert_int_equal(sqlite_session(x, fd, &totals, &second), 0);
         assert_true(totals.new_bytes > 64 * KIB && totals.new_bytes < 100 * KIB);
-        repofix_teardown(&x);
 }
 
 typedef struct Seen {
@@ -366,17 +352,16 @@ static void test_sparse(void **state) {
         RepoSession *s;
         const Entry *got;
         Seen seen = { 0 };
-        RepoFix x;
+        RepoFix *x = *state;
         Entry e;
 
-        repofix_setup(&x);
         assert_return_code(ftruncate(fd, (off_t) TIB + 77), errno);
         assert_int_equal(pwrite(fd, "data", 4, (off_t) (300 * MIB + 5)), 4);
         assert_int_equal(fd_pwrite_full(fd, zeros, sizeof(zeros), 500 * MIB), 0);
         assert_int_equal(pwrite(fd, "end", 3, (off_t) TIB + 74), 3);
         repofix_entry("/srv", "disk.img", fd, &e, &local);
         e.sparse = true;
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         assert_int_equal(repo_session_add(s, &e, &local, fd, true, &failure), 0);
         record = repofix_commit(s, &totals);
         repo_session_free(s);
@@ -384,7 +369,7 @@ static void test_sparse(void **state) {
         assert_true(totals.bytes == TIB + 77);
         assert_true(totals.new_bytes < 16 * KIB);
 
-        m = repofix_manifest(&x, record);
+        m = repofix_manifest(x, record);
         assert_int_equal(repo_manifest_next(m, &got, &failure), 1);
         assert_true(got->sparse && got->size == TIB + 77);
         assert_int_equal(repo_content_read(m, got, see_content, &seen, &failure), 0);
@@ -392,7 +377,6 @@ static void test_sparse(void **state) {
         assert_true(seen.offsets[0] == 300 * MIB && seen.offsets[1] == TIB);
         assert_true(seen.bytes == MIB + 77);
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 /* A list of chunks too long for its entry, with several LIST records. */
@@ -405,22 +389,20 @@ static void test_indirect(void **state) {
         RepoManifest *m;
         RepoSession *s;
         const Entry *got;
-        RepoFix x;
+        RepoFix *x = *state;
         Entry e;
 
-        repofix_setup(&x);
         repofix_entry("/srv", "big.db", fd, &e, &local);
         e.class = ENTRY_CLASS_SQLITE;
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         assert_int_equal(repo_session_add(s, &e, &local, fd, true, &failure), 0);
         record = repofix_commit(s, &totals);
         repo_session_free(s);
-        m = repofix_manifest(&x, record);
+        m = repofix_manifest(x, record);
         assert_int_equal(repo_manifest_next(m, &got, &failure), 1);
         assert_int_equal(got->content_size, 1 + 3 * 32); /* 4800 ids in records of 64 KiB */
         repofix_check_content(m, got, 9);
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 static void test_source_outcomes(void **state) {
@@ -431,10 +413,9 @@ static void test_source_outcomes(void **state) {
         RepoManifest *m;
         const Entry *got;
         Failure failure = FAILURE_INIT;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
                 _cleanup_close_ int fd = repofix_file(1, sizes[i]), blind = -1;
                 Failure why = FAILURE_INIT;
@@ -462,7 +443,7 @@ static void test_source_outcomes(void **state) {
         repo_session_free(s);
         assert_int_equal(totals.entries, 2);
 
-        m = repofix_manifest(&x, record);
+        m = repofix_manifest(x, record);
         for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
                 assert_int_equal(repo_manifest_next(m, &got, &failure), 1);
                 assert_true(got->size == sizes[i]);
@@ -470,17 +451,15 @@ static void test_source_outcomes(void **state) {
         }
         assert_int_equal(repo_manifest_next(m, &got, &failure), 0);
         repo_manifest_free(m);
-        repofix_teardown(&x);
 }
 
 static void test_abort(void **state) {
         RepoTotals totals;
         RepoSession *s;
-        RepoFix x;
+        RepoFix *x = *state;
 
-        repofix_setup(&x);
         for (int finish = 0; finish < 2; finish++) {
-                s = repofix_begin(&x, NULL);
+                s = repofix_begin(x, NULL);
                 for (unsigned i = 0; i < 20; i++) {
                         char name[16];
 
@@ -490,19 +469,18 @@ static void test_abort(void **state) {
                 if (finish)
                         assert_int_equal(repo_session_finish(s, &totals, NULL), 0);
                 repo_session_free(s);
-                assert_int_equal(repofix_count(&x, "packs", ""), 0);
-                assert_int_equal(repofix_count(&x, "sessions", ""), 0);
-                assert_int_equal(repofix_count(&x, "backups", ""), 0);
-                assert_true(repo_stored_bytes(x.repo) == 0);
+                assert_int_equal(repofix_count(x, "packs", ""), 0);
+                assert_int_equal(repofix_count(x, "sessions", ""), 0);
+                assert_int_equal(repofix_count(x, "backups", ""), 0);
+                assert_true(repo_stored_bytes(x->repo) == 0);
         }
         repo_session_free(NULL);
 
-        s = repofix_begin(&x, NULL); /* the index has forgotten them: they are stored again */
+        s = repofix_begin(x, NULL); /* the index has forgotten them: they are stored again */
         repofix_add(s, "/srv", "f001", 1, MIB);
         json_object_put(repofix_commit(s, &totals));
         assert_true(totals.new_bytes > MIB);
         repo_session_free(s);
-        repofix_teardown(&x);
 }
 
 static void test_cancel(void **state) {
@@ -511,25 +489,24 @@ static void test_cancel(void **state) {
         EntryLocal local;
         RepoTotals totals;
         RepoSession *s;
-        RepoFix x;
+        RepoFix *x = *state;
         Entry e;
 
-        repofix_setup(&x);
-        s = repofix_begin(&x, NULL);
+        s = repofix_begin(x, NULL);
         repofix_entry("/srv", "f", fd, &e, &local);
-        x.polls_left = 3;
+        x->polls_left = 3;
         assert_int_equal(repo_session_add(s, &e, &local, fd, true, &failure), -ECANCELED);
         assert_int_equal(failure.code, FAIL_CANCELED);
-        x.polls_left = -1;
+        x->polls_left = -1;
         assert_true(repo_session_add(s, &e, &local, fd, true, NULL) < 0); /* it is over */
         assert_true(repo_session_finish(s, &totals, NULL) < 0);
         repo_session_free(s);
-        assert_int_equal(repofix_count(&x, "packs", ""), 0);
-        repofix_teardown(&x);
+        assert_int_equal(repofix_count(x, "packs", ""), 0);
 }
 
 /* A failure of the caller's own callback ends the session with that failure. */
 static void test_callback_fails(void **state) {
+        RepoFix *x = *state;
         static const int at[] = { 1, 700, 1500 };
 
         for (size_t i = 0; i < ELEMENTSOF(at); i++) {
@@ -538,11 +515,9 @@ static void test_callback_fails(void **state) {
                 Failure failure = FAILURE_INIT;
                 RepoTotals totals;
                 RepoSession *s;
-                RepoFix x;
                 int r = 0;
 
-                repofix_setup(&x);
-                s = repofix_begin(&x, &params);
+                s = repofix_begin(x, &params);
                 for (unsigned n = 0; n < 2000 && r == 0; n++) {
                         _cleanup_close_ int fd = repofix_file(n, 100);
                         EntryLocal local;
@@ -558,21 +533,20 @@ static void test_callback_fails(void **state) {
                 assert_int_equal(r, -ENOSPC);
                 assert_string_equal(failure.text, "planted");
                 repo_session_free(s);
-                assert_int_equal(repofix_count(&x, "packs", ""), 0);
+                assert_int_equal(repofix_count(x, "packs", ""), 0);
                 buf_done(&kept.entries);
-                repofix_teardown(&x);
         }
 }
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_new_bytes),
-                cmocka_unit_test(test_order),          cmocka_unit_test(test_duplicates),
-                cmocka_unit_test(test_reuse),          cmocka_unit_test(test_reuse_missing),
-                cmocka_unit_test(test_sqlite_leaf),    cmocka_unit_test(test_sparse),
-                cmocka_unit_test(test_indirect),       cmocka_unit_test(test_source_outcomes),
-                cmocka_unit_test(test_abort),          cmocka_unit_test(test_cancel),
-                cmocka_unit_test(test_callback_fails),
+                repofix_test(test_round_trip),     repofix_test(test_new_bytes),
+                repofix_test(test_order),          repofix_test(test_duplicates),
+                repofix_test(test_reuse),          repofix_test(test_reuse_missing),
+                repofix_test(test_sqlite_leaf),    repofix_test(test_sparse),
+                repofix_test(test_indirect),       repofix_test(test_source_outcomes),
+                repofix_test(test_abort),          repofix_test(test_cancel),
+                repofix_test(test_callback_fails),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
