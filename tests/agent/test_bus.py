@@ -863,6 +863,15 @@ def test_missing_workers(rig):
     assert bus.call("GetStatus", "a{sv}", [{}])["workers_reachable"] is False
 
 
+def test_cancel_before_the_worker(rig):
+    bus = rig.start(workers=False)
+    backup, job = bus.create()
+    wait_until(lambda: bus.get("State", job, JOB) == "running", "the job")
+    bus.call("Cancel", "a{sv}", [{}], path=job, interface=JOB)
+    assert bus.wait_job(job, timeout=2)[0] == "canceled"
+    assert json.loads(bus.call("GetBackup", "s", [backup])["metadata"])["error"]["name"] == "Canceled"
+
+
 def test_late_workers(rig):
     bus = rig.start(workers=False)
     backup, job = bus.create()
