@@ -31,22 +31,22 @@ def four(machine):
             machine.stop()
 
 
-def extract(machine, backup_id, made, source):
-    """Restores aside and returns the stores there."""
+def extract(machine, backup_id, made):
+    """Restores aside, from the repository, and returns the stores there."""
     output = os.path.join(machine.directory, "out")
-    machine.json("restore", backup_id, "--into", output, "--from", source)
+    machine.json("restore", backup_id, "--into", output, "--from", "local")
     found = [s.at(os.path.join(output, "first" if n < 2 else "second") + s.root) for n, s in enumerate(made)]
     return output, found
 
 
-def take_points(machine, made, count, source="local"):
+def take_points(machine, made, count):
     """Backs up `count` times and looks into each backup. Returns (backups, what was torn)."""
     backups, torn = [], []
-    for n in range(count):
+    for _ in range(count):
         backup = machine.json("create", "full")
         assert backup["status"] == "completed", backup
         backups.append(backup)
-        output, found = extract(machine, backup["backup_id"], made, source if n % 4 else "hot")
+        output, found = extract(machine, backup["backup_id"], made)
         problem = stores.judge([s.state() for s in found])
         if problem is None:
             problem = next((d for s in found for d in s.disagreements()), None)

@@ -17,7 +17,7 @@ import xml.etree.ElementTree as ET
 
 class Results:
     def __init__(self):
-        self.passed, self.failed, self.messages = 0, 0, []
+        self.passed, self.failed, self.messages, self.figures = 0, 0, [], []
 
     def fail(self, name, text=""):
         self.failed += 1
@@ -46,6 +46,8 @@ def read_cases(path, results):
     for suite in root.iter("testsuite"):
         for case in suite.findall("testcase"):
             text = verdict(case)
+            results.figures += ["%s: %s: %s" % (case.get("name"), p.get("name"), p.get("value"))
+                                for p in case.iter("property")]
             if text is None:
                 results.passed += 1
             else:
@@ -102,6 +104,8 @@ def summarise(directory, suites):
         read_cases(path, results)
     for suite in suites:
         read_suite(directory, suite, results)
+    for figure in results.figures:
+        print(figure)
     for name, text in results.messages:
         print("FAILED %s" % name)
         for line in text.splitlines()[-25:]:
