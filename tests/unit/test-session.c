@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -538,6 +539,51 @@ static void test_callback_fails(void **state) {
         }
 }
 
+/* A full disk ends the session as such, leaves nothing, and the repository goes on. */
+static void test_no_space(void **state) {
+        _cleanup_json_ json_object *record = NULL;
+        RepoFix *x = *state;
+        _cleanup_free_ char *packs = text_printf("%s/packs", x->path);
+        Failure failure = FAILURE_INIT;
+        RepoTotals totals;
+        RepoSession *s;
+        int r = 0;
+
+        if (geteuid() != 0)
+                skip();
+        repo_close(x->repo);
+        x->repo = NULL;
+        assert_return_code(mount("none", packs, "tmpfs", 0, "size=6m"), errno);
+        repofix_reopen(x);
+        s = repofix_begin(x, NULL);
+        for (unsigned i = 0; i < 20 && r == 0; i++) {
+                _cleanup_close_ int fd = repofix_file(i, MIB);
+                EntryLocal local;
+                char name[16];
+                Entry e;
+
+                (void) snprintf(name, sizeof(name), "f%03u", i);
+                repofix_entry("/srv", name, fd, &e, &local);
+                r = repo_session_add(s, &e, &local, fd, true, &failure);
+        }
+        if (r == 0)
+                r = repo_session_finish(s, &totals, &failure);
+        repo_session_free(s);
+        if (r == -ENOSPC && repofix_count(x, "packs", "") == 0) {
+                s = repofix_begin(x, NULL);
+                repofix_add(s, "/srv", "f000", 0, MIB);
+                record = repofix_commit(s, &totals);
+                repo_session_free(s);
+        }
+        repo_close(x->repo);
+        x->repo = NULL;
+        assert_return_code(umount(packs), errno);
+        assert_int_equal(r, -ENOSPC);
+        assert_int_equal(failure.code, FAIL_NO_SPACE);
+        assert_non_null(record);
+        assert_true(totals.new_bytes > MIB);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 repofix_test(test_round_trip),     repofix_test(test_new_bytes),
@@ -546,7 +592,7 @@ int main(void) {
                 repofix_test(test_sqlite_leaf),    repofix_test(test_sparse),
                 repofix_test(test_indirect),       repofix_test(test_source_outcomes),
                 repofix_test(test_abort),          repofix_test(test_cancel),
-                repofix_test(test_callback_fails),
+                repofix_test(test_callback_fails), repofix_test(test_no_space),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
