@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -220,8 +221,13 @@ class PrivateBus:
             self.process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "dbus-daemon", "--config-file=" + config, "--nofork", "--nopidfile"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(lambda: os.path.exists(self.socket), "the private bus")
+        wait_until(self._answers, "the private bus")
         return self
+
+    def _answers(self):
+        """The socket's file is there a moment before it can be connected to."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.socket) == 0
 
     def call(self, member, *arguments):
         """A method of the bus itself; arguments as dbus-send takes them."""
