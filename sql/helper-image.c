@@ -76,7 +76,9 @@ static int recover_open(Helper *h, HelperDb *db, HelperHeader *state, Failure *r
 
 /* Removes a side file that holds nothing any more. */
 static int remove_side_file(Helper *h, HelperDb *db, const char *suffix, Failure *reterr) {
-        static const uint8_t zeroes[28] = { 0 }; /* the size of a journal's header */
+        /* SQLite writes a journal's magic last, when it syncs it, before it touches the database;
+         * what was caught before that point is no journal yet, whatever follows in it. */
+        static const uint8_t zeroes[8] = { 0 };
         _cleanup_free_ char *name = text_printf("%s%s", db->name, suffix);
         uint8_t head[sizeof(zeroes)] = { 0 };
         _cleanup_close_ int fd = -1;
