@@ -80,13 +80,13 @@ class Store:
         return row, newest
 
     def disagreements(self):
-        """Rows without their file, and files without their row beyond the one being written."""
+        """Rows without their file, and files without their row but the one being written and those being dropped."""
         with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as db:
             rows = dict(db.execute("SELECT n, file FROM " + self.table))
         files = set(self.numbers())
-        newest = max(rows, default=0)
+        newest, oldest = max(rows, default=0), min(rows, default=0)
         missing = ["row %d names %s, which is missing" % (n, name) for n, name in rows.items() if n not in files]
-        extra = ["file %d has no row" % n for n in files - rows.keys() if n != newest + 1]
+        extra = ["file %d has no row" % n for n in files - rows.keys() if oldest < n != newest + 1]
         return missing + extra
 
 
@@ -125,9 +125,6 @@ class Ring:
         with open(temporary, "wb") as f:
             f.write(store.content(n))
         os.rename(temporary, final)
-        with contextlib.suppress(FileNotFoundError):
-            if self.keep:
-                os.unlink(os.path.join(store.files, store.file_name(n - self.keep)))
 
     def _commit_row(self, db, store, n):
         began = time.monotonic()
@@ -136,7 +133,11 @@ class Ring:
         if self.keep:
             db.execute("DELETE FROM %s WHERE n <= ?" % store.table, (n - self.keep,))
         db.execute("COMMIT")
-        return began, time.monotonic() - began
+        took = time.monotonic() - began
+        if self.keep:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(store.files, store.file_name(n - self.keep)))
+        return began, took
 
     def _open(self, store):
         db = sqlite3.connect(store.database, timeout=self.busy_msec / 1000, isolation_level=None)
