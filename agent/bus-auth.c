@@ -67,6 +67,7 @@ static const char *action_of_job(JobType type) {
         case JOB_DELETE:
                 return HP_POLKIT_PREFIX "delete";
         case JOB_RECONCILE:
+        case JOB_RECOVER:
                 return HP_POLKIT_PREFIX "manage-configuration";
         }
         return NULL;

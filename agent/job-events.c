@@ -146,6 +146,15 @@ static int on_backup(Job *j, json_object *message, Failure *reterr) {
         return 0;
 }
 
+/* An intent that only a worker which runs, or a recovery, can bring to an end. */
+static bool is_unfinished(json_object *restore) {
+        const char *state;
+
+        return json_get_string(restore, "state", &state) >= 0 &&
+               (strcmp(state, "staging") == 0 || strcmp(state, "swapping") == 0 ||
+                strcmp(state, "confirming") == 0);
+}
+
 static int on_restore(Job *j, json_object *message, Failure *reterr) {
         _cleanup_json_ json_object *restore = NULL;
         json_object *in;
@@ -162,6 +171,8 @@ static int on_restore(Job *j, json_object *message, Failure *reterr) {
         /* Another id is that of an earlier restore which this worker finished or undid first. */
         if (j->aside && strcmp(id, j->restore_id) == 0)
                 return 0; /* nothing was swapped: there is nothing to roll back */
+        if (j->type == JOB_RECONCILE && is_unfinished(restore))
+                j->manager->recover_wanted = true;
         r = catalog_put_restore(j->manager->catalog, restore, &j->catalog_failure);
         if (r < 0)
                 log_error("Restore %s cannot be put into the catalogue: %s", id,
@@ -370,6 +381,7 @@ void job_events_settle(Job *j) {
         case JOB_CONFIRM:
         case JOB_VERIFY:
         case JOB_RECONCILE:
+        case JOB_RECOVER:
                 break;
         }
 }

@@ -36,6 +36,7 @@ static const char *worker_class(JobType type) {
         case JOB_RESTORE:
         case JOB_ROLLBACK:
         case JOB_CONFIRM:
+        case JOB_RECOVER:
                 return "restore";
         case JOB_VERIFY:
         case JOB_DELETE:

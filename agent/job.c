@@ -25,9 +25,9 @@
 #define FINISHED_SHOWN_MAX  500 /* so that a storm of short jobs does not pile up objects */
 
 static const char *const type_names[] = {
-        [JOB_BACKUP] = "backup",       [JOB_RESTORE] = "restore", [JOB_ROLLBACK] = "rollback",
-        [JOB_CONFIRM] = "confirm",     [JOB_VERIFY] = "verify",   [JOB_DELETE] = "delete",
-        [JOB_RECONCILE] = "reconcile",
+        [JOB_BACKUP] = "backup",       [JOB_RESTORE] = "restore",   [JOB_ROLLBACK] = "rollback",
+        [JOB_CONFIRM] = "confirm",     [JOB_VERIFY] = "verify",     [JOB_DELETE] = "delete",
+        [JOB_RECONCILE] = "reconcile", [JOB_RECOVER] = "reconcile",
 };
 
 static const char *const state_names[] = {
@@ -259,7 +259,9 @@ static int check_limits(Manager *m, const JobRequest *q, Failure *reterr) {
 }
 
 static const char *verb_of(JobType type) {
-        return type == JOB_BACKUP ? "create" : job_type_text(type);
+        return type == JOB_BACKUP    ? "create"
+               : type == JOB_RECOVER ? "recover"
+                                     : job_type_text(type);
 }
 
 static int fill(Job *j, JobRequest *q) {

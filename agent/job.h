@@ -19,6 +19,7 @@ typedef enum JobType {
         JOB_VERIFY,
         JOB_DELETE,
         JOB_RECONCILE,
+        JOB_RECOVER, /* "reconcile" on the bus: what a lost restore left is finished or undone */
 } JobType;
 
 typedef enum JobState {

@@ -98,10 +98,30 @@ int reconcile_complete(Manager *m, Failure *reterr) {
         return 0;
 }
 
+/*
+ * A restore in the middle is left by a worker that died: nobody but us would finish or undo it
+ * before the next boot. One that still runs holds its services' locks, and the recovery passes it
+ * over.
+ */
+static void recover_restores(Manager *m) {
+        JobRequest request = { .type = JOB_RECOVER, .uid = JOB_UID_INTERNAL, .directory = -1 };
+        Failure why = FAILURE_INIT;
+
+        m->recover_wanted = false;
+        for (size_t i = 0; i < m->n_jobs; i++)
+                if (m->jobs[i]->type == JOB_RECOVER && m->jobs[i]->state != JOB_FINISHED)
+                        return;
+        request.request = json_object_new_object();
+        if (job_submit(m, &request, NULL, &why) < 0)
+                log_error("Cannot recover an unfinished restore: %s", why.text);
+}
+
 void reconcile_ended(Job *j) {
         Manager *m = j->manager;
 
         m->judged = true;
+        if (m->recover_wanted && !m->stopping)
+                recover_restores(m);
         if (j->result != JOB_DONE) {
                 reconcile_retry(m);
                 return;

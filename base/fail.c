@@ -16,7 +16,8 @@ static const FailInfo fail_table[FAIL_N] = { [FAIL_NONE] = { "None", 0, "no erro
 #undef X
 };
 
-static void fail_fill(Failure *f, FailCode code, int errnum, const char *format, va_list ap) {
+__attribute__((format(printf, 4, 0))) static void
+fail_fill(Failure *f, FailCode code, int errnum, const char *format, va_list ap) {
         f->code = code;
         f->errnum = errnum;
         (void) vsnprintf(f->text, sizeof(f->text), format, ap); /* cut text is still the truth */

@@ -33,10 +33,11 @@ static const struct {
         const char *class, *verb;
         Verb run;
 } verbs[] = {
-        { "backup", "create", run_create },    { "backup", "sweep", run_sweep },
-        { "restore", "restore", run_restore }, { "restore", "rollback", run_rollback },
-        { "restore", "confirm", run_confirm }, { "maintain", "verify", run_verify },
-        { "maintain", "delete", run_delete },  { "maintain", "reconcile", run_reconcile },
+        { "backup", "create", run_create },         { "backup", "sweep", run_sweep },
+        { "restore", "restore", run_restore },      { "restore", "rollback", run_rollback },
+        { "restore", "confirm", run_confirm },      { "restore", "recover", run_recover },
+        { "maintain", "verify", run_verify },       { "maintain", "delete", run_delete },
+        { "maintain", "reconcile", run_reconcile },
 };
 
 static bool class_is_known(const char *class) {

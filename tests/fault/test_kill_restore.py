@@ -207,6 +207,18 @@ def test_agent_killed(site):
     site.settle()
 
 
+def test_lost_worker_is_recovered_by_the_agent(site):
+    """Nobody does anything: the agent notices that a worker died in a swap, and has it undone."""
+    site.damage()
+    site.machine.workers.restart("restore", HOLDPOINT_STEP="exchanged@2=kill")
+    assert site.machine.call("restore", site.backup, "--yes").returncode == 1
+    holdpoint.wait_until(lambda: site.state() == site.old, "the recovery")
+    holdpoint.wait_until(lambda: site.staged() == [], "the removal of what was staged")
+    holdpoint.wait_until(lambda: site.machine.json("restores")["restores"][0]["state"] == "failed", "its row")
+    site.machine.workers.restart("restore")
+    site.check_whole()
+
+
 def test_unknown_tree_is_left_alone(site):
     """What is neither the old nor the new tree is not touched, and that is said."""
     site.damage()

@@ -1,0 +1,13 @@
+/*
+ * recover: what `holdpoint-worker --recover` does at boot, asked for by the agent when a worker was
+ * lost in the middle of a restore.
+ */
+
+#include "worker/intent.h"
+#include "worker/run.h"
+
+int run_recover(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        work_accepted(w);
+        work_phase(w, "recover");
+        return intent_recover_all(w, reterr);
+}
