@@ -32,9 +32,18 @@ void clock_format(uint64_t usec, char ret[CLOCK_TEXT_MAX]) {
 int clock_parse(const char *text, uint64_t *ret) {
         struct tm tm = { 0 };
         const char *end = strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+        char back[CLOCK_TEXT_MAX];
+        time_t t;
 
         if (!end || *end)
                 return -EINVAL;
-        *ret = (uint64_t) timegm(&tm) * USEC_PER_SEC;
+        t = timegm(&tm);
+        if (t <= 0)
+                return -EINVAL;
+        /* strptime() takes blanks, missing digits and the 30th of February. */
+        clock_format((uint64_t) t * USEC_PER_SEC, back);
+        if (strcmp(back, text) != 0)
+                return -EINVAL;
+        *ret = (uint64_t) t * USEC_PER_SEC;
         return 0;
 }

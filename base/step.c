@@ -1,6 +1,7 @@
 #include "base/step.h"
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,13 +24,17 @@ static unsigned long count_passing(const char *name) {
         return n;
 }
 
+static bool is(const char *word, const char *text, size_t n) {
+        return strlen(word) == n && memcmp(word, text, n) == 0;
+}
+
 static void act(const char *name, const char *action, size_t n) {
         log_notice("step %s reached: %.*s", name, (int) n, action);
-        if (strncmp(action, "kill", n) == 0)
+        if (is("kill", action, n))
                 (void) raise(SIGKILL);
-        else if (strncmp(action, "stop", n) == 0)
+        else if (is("stop", action, n))
                 (void) raise(SIGSTOP);
-        else if (strncmp(action, "exit", n) == 0)
+        else if (is("exit", action, n))
                 _exit(1);
 }
 
