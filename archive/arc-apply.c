@@ -157,34 +157,52 @@ int arc_meta_prepare(int fd, const Entry *entry, const char *path, Failure *rete
         return arc_flags_apply(fd, entry->flags, ARC_FLAGS_DATA, path, reterr);
 }
 
-static int apply_owner_and_xattrs(int fd,
-                                  bool by_path,
-                                  const Entry *entry,
-                                  const char *path,
-                                  Failure *reterr) {
-        int r;
+int arc_meta_inherits(int fd, const char *path, Failure *reterr) {
+        unsigned flags = 0;
 
+        if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 && errno != ENOTTY && errno != EOPNOTSUPP &&
+            errno != ENOSYS)
+                return apply_fail(reterr, errno, flag_text(0), path);
+        if (flags & ARC_FLAGS_MASK)
+                return 1;
+        /* Labels of security modules are counted too: they are kept by the careful way. */
+        if (flistxattr(fd, NULL, 0) > 0)
+                return 1;
+        return 0;
+}
+
+static int set_owner(int fd, const Entry *entry, const char *path, Failure *reterr) {
         /* -1 would mean "leave as it is" to the kernel. */
         if (entry->uid == UINT32_MAX || entry->gid == UINT32_MAX)
                 return apply_fail(reterr, EINVAL, "owner", path);
         if (fchownat(fd, "", entry->uid, entry->gid, AT_EMPTY_PATH) < 0)
                 return apply_fail(reterr, errno, "owner", path);
-        r = by_path ? drop_inherited(fd, by_path, entry, path, reterr) : 0;
-        for (size_t i = 0; r >= 0 && i < entry->n_xattrs; i++)
-                r = set_xattr(fd, by_path, &entry->xattrs[i], path, reterr);
-        return r;
+        return 0;
 }
 
-int arc_meta_apply(int fd, const Entry *entry, uint32_t flags, const char *path, Failure *reterr) {
-        bool by_path = entry->type != ENTRY_FILE && entry->type != ENTRY_DIRECTORY;
+static int set_times(int fd, const Entry *entry, const char *path, Failure *reterr) {
         struct timespec times[2] = {
                 { .tv_nsec = UTIME_OMIT },
                 { .tv_sec = entry->mtime_sec, .tv_nsec = entry->mtime_nsec },
         };
+
+        if (entry->mtime_nsec > 999999999)
+                return apply_fail(reterr, EINVAL, "modification time", path);
+        if (utimensat(fd, "", times, AT_EMPTY_PATH) < 0)
+                return apply_fail(reterr, errno, "modification time", path);
+        return 0;
+}
+
+int arc_meta_apply(int fd, const Entry *entry, uint32_t flags, const char *path, Failure *reterr) {
+        bool by_path = entry->type != ENTRY_FILE && entry->type != ENTRY_DIRECTORY;
         char proc[PROC_FD_MAX];
         int r;
 
-        r = apply_owner_and_xattrs(fd, by_path, entry, path, reterr);
+        r = set_owner(fd, entry, path, reterr);
+        if (r >= 0 && by_path)
+                r = drop_inherited(fd, by_path, entry, path, reterr);
+        for (size_t i = 0; r >= 0 && i < entry->n_xattrs; i++)
+                r = set_xattr(fd, by_path, &entry->xattrs[i], path, reterr);
         if (r < 0)
                 return r;
         if (entry->type != ENTRY_SYMLINK) {
@@ -193,11 +211,26 @@ int arc_meta_apply(int fd, const Entry *entry, uint32_t flags, const char *path,
                 if (r < 0)
                         return apply_fail(reterr, errno, "mode", path);
         }
-        if (entry->mtime_nsec > 999999999)
-                return apply_fail(reterr, EINVAL, "modification time", path);
-        if (utimensat(fd, "", times, AT_EMPTY_PATH) < 0)
-                return apply_fail(reterr, errno, "modification time", path);
-        if (by_path)
-                return 0;
+        r = set_times(fd, entry, path, reterr);
+        if (r < 0 || by_path)
+                return r;
         return arc_flags_apply(fd, entry->flags, flags, path, reterr);
+}
+
+int arc_meta_apply_plain(int fd,
+                         const Entry *entry,
+                         const struct stat *st,
+                         const char *path,
+                         Failure *reterr) {
+        mode_t mode = entry->mode & 07777;
+        int r;
+
+        if (entry->uid != st->st_uid || entry->gid != st->st_gid) {
+                r = set_owner(fd, entry, path, reterr);
+                if (r < 0)
+                        return r;
+        }
+        if (mode != (st->st_mode & 07777) && fchmod(fd, mode) < 0)
+                return apply_fail(reterr, errno, "mode", path);
+        return set_times(fd, entry, path, reterr);
 }

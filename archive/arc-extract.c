@@ -46,6 +46,8 @@ struct ArcExtract {
         int dir_fd; /* the directory of the current run; -1: none */
         Buf dir;    /* its path, NUL-terminated */
         struct stat dir_stat;
+        /* What new files of this run have of themselves, seen at the first; -1: not looked yet. */
+        int inherits;
         Locked *locked; /* deepest last made first */
 };
 
@@ -65,6 +67,7 @@ int arc_extract_new(const ArcExtractParams *params, ArcExtract **ret, Failure *r
         x->interrupted = params->interrupted;
         x->userdata = params->userdata;
         x->root_fd = x->dir_fd = -1;
+        x->inherits = -1;
         x->dir = BUF_INIT(PATH_BYTES);
         *ret = x;
         return 0;
@@ -209,6 +212,7 @@ static int enter(ArcExtract *x, const char *path, size_t n, bool make_parents, F
         r = leave(x, reterr);
         if (r < 0)
                 return r;
+        x->inherits = -1;
         if (x->root_fd < 0) {
                 r = open_root(x, reterr);
                 if (r < 0)
@@ -277,6 +281,44 @@ static int put_directory(ArcExtract *x,
 
 /* ---- all else ---- */
 
+/*
+ * The content, and the size where the content ends in a hole. The size comes second: for a small
+ * file it would cost the file system more than all the rest.
+ */
+static int put_content(ArcExtract *x,
+                       int fd,
+                       const char *path,
+                       const Entry *entry,
+                       struct stat *st,
+                       Failure *reterr) {
+        int r;
+
+        if (entry->size > 0) {
+                r = x->content ? x->content(x->userdata, entry, fd, reterr) : -ENOTSUP;
+                if (r < 0)
+                        return make_fail(reterr, -r, path); /* keeps the reason already there */
+        }
+        if (fstat(fd, st) < 0)
+                return make_fail(reterr, errno, path);
+        if ((uint64_t) st->st_size == entry->size)
+                return 0;
+        if ((uint64_t) st->st_size > entry->size)
+                return refuse(reterr, path, "its content is longer than it says");
+        return ftruncate(fd, (off_t) entry->size) < 0 ? make_fail(reterr, errno, path) : 0;
+}
+
+/*
+ * True if a file with neither flags nor attributes needs none taken away: all files of one run are
+ * born alike, as nobody else can change their directory.
+ */
+static int is_plain(ArcExtract *x, int fd, const Entry *entry, const char *path, Failure *reterr) {
+        if (x->inherits < 0)
+                x->inherits = arc_meta_inherits(fd, path, reterr);
+        if (x->inherits < 0)
+                return x->inherits;
+        return x->inherits == 0 && entry->n_xattrs == 0 && (entry->flags & ARC_FLAGS_MASK) == 0;
+}
+
 static int put_file(ArcExtract *x,
                     int dirfd,
                     const char *name,
@@ -284,24 +326,23 @@ static int put_file(ArcExtract *x,
                     const Entry *entry,
                     Failure *reterr) {
         _cleanup_close_ int fd = -1;
-        int r;
+        struct stat st;
+        int r, plain;
 
         if (entry->size > INT64_MAX)
                 return refuse(reterr, path, "its size is impossible");
         fd = openat(dirfd, name, FILE_FLAGS | O_CREAT | O_EXCL, 0600);
         if (fd < 0)
                 return make_fail(reterr, errno, path);
-        r = arc_meta_prepare(fd, entry, path, reterr);
+        r = plain = is_plain(x, fd, entry, path, reterr);
+        if (plain == 0)
+                r = arc_meta_prepare(fd, entry, path, reterr);
+        if (r >= 0)
+                r = put_content(x, fd, path, entry, &st, reterr);
         if (r < 0)
                 return r;
-        if (entry->size > 0) {
-                if (ftruncate(fd, (off_t) entry->size) < 0)
-                        return make_fail(reterr, errno, path);
-                r = x->content ? x->content(x->userdata, entry, fd, reterr) : -ENOTSUP;
-                if (r < 0)
-                        return make_fail(reterr, -r, path); /* keeps the reason already there */
-        }
-        return arc_meta_apply(fd, entry, ARC_FLAGS_MASK, path, reterr);
+        return plain ? arc_meta_apply_plain(fd, entry, &st, path, reterr)
+                     : arc_meta_apply(fd, entry, ARC_FLAGS_MASK, path, reterr);
 }
 
 static int

@@ -22,8 +22,8 @@
 #define ARC_XATTRS_MAX 128
 
 #define ARC_FLAGS_MASK                                                                             \
-        ((uint32_t) (FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | FS_NOATIME_FL |               \
-                     FS_NOCOW_FL | FS_COMPR_FL))
+        ((uint32_t) (FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | FS_NOATIME_FL | FS_NOCOW_FL | \
+                     FS_COMPR_FL))
 
 /* Those that would forbid us to make the object's children or further names. */
 #define ARC_FLAGS_LOCKING ((uint32_t) (FS_IMMUTABLE_FL | FS_APPEND_FL))
@@ -63,7 +63,7 @@ typedef struct ArcObject {
         struct statx stx;
 } ArcObject;
 
-#define ARC_OBJECT_INIT ((ArcObject) { .path_fd = -1, .fd = -1 })
+#define ARC_OBJECT_INIT ((ArcObject){ .path_fd = -1, .fd = -1 })
 
 /* Opens `name` in dirfd ("": dirfd itself) for arc_meta_read(). 0 or negative errno. */
 int arc_object_open(int dirfd, const char *name, ArcObject *ret);
@@ -85,8 +85,7 @@ DEFINE_CLEANUP(ArcMeta *, arc_meta_free);
  * Fills all of `ret` but service, dir and name; what it points to lies in `m` until the next call.
  * `path` is for the message. -EOPNOTSUPP for a socket.
  */
-int arc_meta_read(
-        ArcMeta *m, const ArcObject *o, const char *path, Entry *ret, Failure *reterr);
+int arc_meta_read(ArcMeta *m, const ArcObject *o, const char *path, Entry *ret, Failure *reterr);
 
 /* ---- applying ---- */
 
@@ -94,10 +93,23 @@ int arc_meta_read(
 int arc_meta_prepare(int fd, const Entry *entry, const char *path, Failure *reterr);
 
 /*
- * Owner, xattrs, mode, times and those of the entry's flags that are in `flags`, in the order in which
- * none undoes another. `fd` may be O_PATH for what is neither file nor directory.
+ * Owner, xattrs, mode, times and those of the entry's flags that are in `flags`, in the order in
+ * which none undoes another. `fd` may be O_PATH for what is neither file nor directory.
  */
 int arc_meta_apply(int fd, const Entry *entry, uint32_t flags, const char *path, Failure *reterr);
+
+/*
+ * The same for a new file without xattrs and flags, whose directory gave it none either
+ * (arc_meta_inherits() is 0). `st` is what it is now: what is right already is not set again.
+ */
+int arc_meta_apply_plain(int fd,
+                         const Entry *entry,
+                         const struct stat *st,
+                         const char *path,
+                         Failure *reterr);
+
+/* 1 if a new and empty file has got attributes or flags from its directory or mount, 0 if not. */
+int arc_meta_inherits(int fd, const char *path, Failure *reterr);
 
 /* Makes the flags in `mask` of an open file or directory exactly those in `want`. */
 int arc_flags_apply(int fd, uint32_t want, uint32_t mask, const char *path, Failure *reterr);
@@ -105,5 +117,8 @@ int arc_flags_apply(int fd, uint32_t want, uint32_t mask, const char *path, Fail
 /* ---- content ---- */
 
 /* arc_copy_content() that can be interrupted (-ECANCELED). */
-int arc_copy_data(
-        int src_fd, int dst_fd, bool (*interrupted)(void *), void *userdata, uint64_t *ret_copied);
+int arc_copy_data(int src_fd,
+                  int dst_fd,
+                  bool (*interrupted)(void *),
+                  void *userdata,
+                  uint64_t *ret_copied);

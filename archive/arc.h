@@ -98,8 +98,8 @@ typedef struct ArcExtractParams {
         int parent_fd;    /* the fresh tree's parent: root's, 0700, nobody else in it; borrowed */
         const char *name; /* the tree's root in it; may exist as an empty directory or subvolume */
         /*
-         * Writes the content of a file into `fd` (new, empty, already of its size). Not called for
-         * empty files. Negative stops.
+         * Writes the content of a file into `fd` (new and empty; a hole at its end may be left to
+         * us). Not called for empty files. Negative stops.
          */
         int (*content)(void *userdata, const Entry *entry, int fd, Failure *reterr);
         bool (*interrupted)(void *userdata);
