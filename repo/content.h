@@ -98,6 +98,8 @@ typedef struct ContentCache {
         } slots[CONTENT_CACHE_N];
         uint64_t clock;
         Buf chunk;
+        size_t last_slot;     /* of the member that was read last, */
+        uint64_t last_offset; /* and where it ended */
 } ContentCache;
 
 void content_cache_done(ContentCache *cache);
