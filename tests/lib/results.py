@@ -36,7 +36,7 @@ def verdict(case):
     return None
 
 
-def read_cases(path, results):
+def read_cases(path, results, program=None):
     """Counts the cases of one file; returns how many failed, or None when there is no account in it."""
     try:
         root = ET.parse(path).getroot()
@@ -52,7 +52,7 @@ def read_cases(path, results):
                 results.passed += 1
             else:
                 failed += 1
-                prefix = case.get("classname") or suite.get("name") or os.path.basename(path)
+                prefix = program or case.get("classname") or suite.get("name") or os.path.basename(path)
                 results.fail("%s: %s" % (prefix, case.get("name")), text)
     return failed
 
@@ -70,7 +70,7 @@ def read_unit(directory, results):
     for program in programs:
         name = program.get("name")
         files = glob.glob(os.path.join(directory, "cmocka", "test-" + name, "*.xml"))
-        accounts = [read_cases(path, results) for path in files]
+        accounts = [read_cases(path, results, "test-" + name) for path in files]
         text = verdict(program)
         if text is not None and not any(accounts):
             results.fail("test-" + name, "the program failed outside of its cases\n" + text)
