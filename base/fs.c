@@ -15,6 +15,7 @@
 #include "base/text.h"
 
 #define REMOVE_DEPTH_MAX 4096
+#define REMOVE_OPEN_MAX  100 /* directories open at once, unless one cannot be moved */
 
 int fs_sync(int fd) {
         return fsync(fd) < 0 ? -errno : 0;
@@ -167,15 +168,58 @@ static int remove_one(int dirfd, const char *name, int flags) {
         return errno == ENOENT ? 0 : -errno;
 }
 
-static int remove_level(int dirfd,
-                        const char *name,
-                        dev_t dev,
-                        unsigned depth,
-                        bool (*interrupted)(void *),
-                        void *userdata) {
-        _cleanup_dir_ DIR *d = NULL;
+typedef struct Removal {
+        int top; /* the directory that is removed */
+        dev_t dev;
+        uint64_t moved;
+        bool (*interrupted)(void *);
+        void *userdata;
+} Removal;
+
+/* Trees may be deeper than we may have descriptors: what lies too deep goes on from the top. */
+static bool move_up(Removal *m, int dirfd, const char *name) {
+        uint8_t random[16];
+        char to[UUID_TEXT_MAX];
+
+        if (text_uuid_new(random) < 0)
+                return false;
+        text_uuid_format(random, to);
+        clear_flags(dirfd, name);
+        if (renameat2(dirfd, name, m->top, to, RENAME_NOREPLACE) < 0)
+                return false;
+        m->moved++;
+        return true;
+}
+
+static int remove_level(Removal *m, int dirfd, const char *name, unsigned depth);
+
+/* Removes what is in the directory `fd`, which `d` reads. */
+static int remove_entries(Removal *m, DIR *d, int fd, unsigned depth) {
         struct dirent *e;
+        int r;
+
+        rewinddir(d);
+        while ((errno = 0, e = readdir(d))) {
+                if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+                        continue;
+                if (m->interrupted && m->interrupted(m->userdata))
+                        return -ECANCELED;
+                if (e->d_type != DT_DIR && e->d_type != DT_UNKNOWN)
+                        r = remove_one(fd, e->d_name, 0);
+                else if (depth >= REMOVE_OPEN_MAX && move_up(m, fd, e->d_name))
+                        r = 0;
+                else
+                        r = remove_level(m, fd, e->d_name, depth + 1);
+                if (r < 0)
+                        return r;
+        }
+        return -errno;
+}
+
+static int remove_level(Removal *m, int dirfd, const char *name, unsigned depth) {
+        _cleanup_dir_ DIR *d = NULL;
         struct stat st;
+        uint64_t moved;
         int fd, r;
 
         if (depth > REMOVE_DEPTH_MAX)
@@ -193,29 +237,23 @@ static int remove_level(int dirfd,
         }
         if (fstat(fd, &st) < 0)
                 return -errno;
-        if (dev != 0 && st.st_dev != dev)
+        if (depth == 0) {
+                m->top = fd;
+                m->dev = st.st_dev;
+        } else if (st.st_dev != m->dev)
                 return -EXDEV;
         clear_flags(fd, ".");
-        while ((errno = 0, e = readdir(d))) {
-                if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-                        continue;
-                if (interrupted && interrupted(userdata))
-                        return -ECANCELED;
-                if (e->d_type == DT_DIR || e->d_type == DT_UNKNOWN)
-                        r = remove_level(fd, e->d_name, st.st_dev, depth + 1, interrupted,
-                                         userdata);
-                else
-                        r = remove_one(fd, e->d_name, 0);
-                if (r < 0)
-                        return r;
-        }
-        if (errno)
-                return -errno;
-        return remove_one(dirfd, name, AT_REMOVEDIR);
+        do {
+                moved = m->moved;
+                r = remove_entries(m, d, fd, depth);
+        } while (r >= 0 && depth == 0 && m->moved > moved);
+        return r < 0 ? r : remove_one(dirfd, name, AT_REMOVEDIR);
 }
 
 int fs_remove_tree(int dirfd, const char *name, bool (*interrupted)(void *), void *userdata) {
-        return remove_level(dirfd, name, 0, 0, interrupted, userdata);
+        Removal m = { .top = -1, .interrupted = interrupted, .userdata = userdata };
+
+        return remove_level(&m, dirfd, name, 0);
 }
 
 int fs_space(int fd, uint64_t *ret_free, uint64_t *ret_total) {

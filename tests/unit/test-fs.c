@@ -178,14 +178,20 @@ static void test_remove_tree(void **state) {
 }
 
 static void test_remove_deep_tree(void **state) {
+        struct rlimit old, low;
         int fd;
-        Loopfs *fs = open_fs("tmpfs", &fd);
+        Loopfs *fs = open_fs("ext4", &fd);
 
-        /* Longer than any path may be: made and removed component by component. */
-        loopfs_run("cd %s && mkdir t && cd -P t && for i in $(seq 500); do mkdir directory$i && "
-                   "cd -P directory$i || exit 1; done; touch last",
+        /* Longer than any path may be, and deeper than there are descriptors. */
+        loopfs_run("cd %s && mkdir t && cd -P t && for i in $(seq 300); do mkdir side && "
+                   "touch side/file && mkdir directory$i && cd -P directory$i || exit 1; done; "
+                   "touch last && chattr +i last . ..",
                    loopfs_path(fs));
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+        low = (struct rlimit){ .rlim_cur = 150, .rlim_max = old.rlim_max };
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
         assert_int_equal(fs_remove_tree(fd, "t", NULL, NULL), 0);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
         assert_int_equal(count_entries(fd), 0);
         close_fs(fs, fd);
 }
