@@ -94,6 +94,8 @@ static int begin_service(Collect *c, size_t i, Failure *reterr) {
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "base state of service %s", s->name);
         c->base_same = c->base && strcmp(base_reader_signature(c->base), signature) == 0;
+        c->base_has_states = c->base && strcmp(base_reader_backup(c->base),
+                                               c->source->services[i].states_of) == 0;
         c->base_trusted = c->base && repo_base_is_trusted(c->repo, base_reader_backup(c->base));
         if (c->base && !c->parent_id && repo_has_backup(c->repo, base_reader_backup(c->base)))
                 c->parent_id = strdup(base_reader_backup(c->base));
@@ -102,32 +104,47 @@ static int begin_service(Collect *c, size_t i, Failure *reterr) {
                                reterr);
 }
 
-static int enter(Collect *c, const char *service, const char *dir, Failure *reterr) {
-        int r;
+static bool has_database(const Source *s, const char *dir) {
+        for (size_t i = 0; i < s->n_databases; i++) {
+                const SourceDatabase *d = &s->databases[i];
+                size_t n = (size_t) (d->name - 1 - d->path);
 
-        if (c->service == SIZE_MAX ||
-            strcmp(c->source->services[c->service].config->name, service) != 0) {
-                for (size_t i = 0; i < c->source->n_services; i++)
-                        if (strcmp(c->source->services[i].config->name, service) == 0) {
-                                r = begin_service(c, i, reterr);
-                                if (r < 0)
-                                        return r;
-                        }
+                if ((strlen(dir) == n && strncmp(dir, d->path, n) == 0) || (n == 0 && !dir[1]))
+                        return true;
         }
-        if (c->dir && strcmp(c->dir, dir) == 0)
+        return false;
+}
+
+/* Roots stand in the directory above them: then the name decides. */
+static bool is_live(const Source *s, size_t service, const char *dir, const char *name) {
+        _cleanup_free_ char *path = text_printf("%s/%s", dir[1] ? dir : "", name);
+
+        for (size_t i = 0; path && i < s->n_paths; i++)
+                if (s->paths[i].service == service && text_path_is_below(path, s->paths[i].path))
+                        return volume_kind(s->volumes[s->paths[i].volume]) == SNAPSHOT_NONE;
+        return true; /* read with more care than needed */
+}
+
+static int enter_service(Collect *c, const char *service, Failure *reterr) {
+        if (c->service != SIZE_MAX &&
+            strcmp(c->source->services[c->service].config->name, service) == 0)
                 return 0;
+        for (size_t i = 0; i < c->source->n_services; i++)
+                if (strcmp(c->source->services[i].config->name, service) == 0)
+                        return begin_service(c, i, reterr);
+        return fail_set(reterr, FAIL_INTERNAL, EINVAL, "service %s was not asked for", service);
+}
+
+static int enter(Collect *c, const char *service, const char *dir, Failure *reterr) {
+        int r = enter_service(c, service, reterr);
+
+        if (r < 0 || (c->dir && strcmp(c->dir, dir) == 0))
+                return r;
         free(c->dir);
         c->dir = strdup(dir);
         if (!c->dir)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", dir);
-        c->dir_has_database = false;
-        for (size_t i = 0; i < c->source->n_databases; i++) {
-                const SourceDatabase *d = &c->source->databases[i];
-                size_t n = (size_t) (d->name - 1 - d->path);
-
-                if ((strlen(dir) == n && strncmp(dir, d->path, n) == 0) || (n == 0 && !dir[1]))
-                        c->dir_has_database = true;
-        }
+        c->dir_has_database = has_database(c->source, dir);
         return 0;
 }
 
@@ -173,7 +190,8 @@ static int on_known(void *userdata,
         if (r < 0 || !c->base || !base_reader_find(c->base, dir, name, &e, &old))
                 return r;
         d = database_here(c, name);
-        if (d ? !d->unchanged || e.class != ENTRY_CLASS_SQLITE : !same_local(local, &old))
+        if (d ? !d->unchanged || !c->base_has_states || e.class != ENTRY_CLASS_SQLITE
+              : !same_local(local, &old))
                 return 0;
         /* The file of a group of hard links: the base knows it as such, and no path was added. */
         if (!S_ISDIR(local->mode) && local->nlink > 1 &&
@@ -233,18 +251,16 @@ static int add_live(Collect *c, const Entry *entry, const EntryLocal *local, int
         }
         if (r != REPO_E_CHANGED)
                 return r;
-        c->n_unstable++;
+        if (c->n_unstable++ < COLLECT_PROBLEMS_MAX)
+                log_warning("%s/%s changed each time it was read: parts of it may be of different "
+                            "moments",
+                            entry->dir, entry->name);
         l.ctime_sec = 0; /* never taken for unchanged by the next backup */
         return repo_session_add(c->session, &e, &l, fd, false, f);
 }
 
 static int add_entry(Collect *c, const Entry *e, const EntryLocal *local, int fd, Failure *f) {
-        size_t volume = 0;
-
-        for (size_t i = 0; i < c->source->n_paths; i++)
-                if (c->source->paths[i].service == c->service)
-                        volume = c->source->paths[i].volume;
-        if (fd >= 0 && volume_kind(c->source->volumes[volume]) == SNAPSHOT_NONE)
+        if (fd >= 0 && is_live(c->source, c->service, e->dir, e->name))
                 return add_live(c, e, local, fd, f);
         return repo_session_add(c->session, e, local, fd, false, f);
 }
@@ -269,6 +285,19 @@ static int add_database(Collect *c,
         return repo_session_add(c->session, &e, local, d->copy_fd, false, f);
 }
 
+/* A database that came after the discovery: nobody held it, so it is caught as a crash leaves it.
+ */
+static void note_unheld(Collect *c, const Entry *e) {
+        SourceService *s = &c->source->services[c->service];
+
+        if (s->config->databases != CONFIG_DATABASES_AUTO || s->unheld)
+                return;
+        s->unheld = true;
+        log_warning("%s/%s is a database that was not there before the hold: the backup of service "
+                    "%s is only crash-consistent",
+                    e->dir, e->name, s->config->name);
+}
+
 static int
 on_entry(void *userdata, const Entry *entry, const EntryLocal *local, int fd, Failure *reterr) {
         Collect *c = userdata;
@@ -284,8 +313,10 @@ on_entry(void *userdata, const Entry *entry, const EntryLocal *local, int fd, Fa
         } else {
                 Entry e = *entry;
 
-                if (fd >= 0 && source_is_sqlite(fd, e.size))
+                if (fd >= 0 && source_is_sqlite(fd, e.size)) {
                         e.class = ENTRY_CLASS_SQLITE;
+                        note_unheld(c, &e);
+                }
                 r = add_entry(c, &e, local, fd, &f);
         }
         if (r == REPO_E_SOURCE || r == REPO_E_CHANGED)
@@ -298,6 +329,18 @@ on_entry(void *userdata, const Entry *entry, const EntryLocal *local, int fd, Fa
         return 0;
 }
 
+/* Not in the live tree any more; a Path= itself is missed. */
+static bool is_vanished(const Collect *c, const char *service, const char *path) {
+        const Source *s = c->source;
+
+        for (size_t i = 0; i < s->n_paths; i++)
+                if (strcmp(s->services[s->paths[i].service].config->name, service) == 0 &&
+                    text_path_is_below(path, s->paths[i].path))
+                        return strcmp(path, s->paths[i].path) != 0 &&
+                               volume_kind(s->volumes[s->paths[i].volume]) == SNAPSHOT_NONE;
+        return false;
+}
+
 static int on_problem(void *userdata, const char *service, const char *path, const Failure *why) {
         Collect *c = userdata;
 
@@ -305,6 +348,9 @@ static int on_problem(void *userdata, const char *service, const char *path, con
                 c->n_sockets++;
                 return 0;
         }
+        /* Deleted between its directory's listing and its turn: as if it had been before. */
+        if (why->errnum == ENOENT && is_vanished(c, service, path))
+                return 0;
         if (why->code == FAIL_SNAPSHOT_FAILED)
                 return fail_set(
                         c->reterr, FAIL_SNAPSHOT_FAILED, EXDEV,
@@ -356,15 +402,29 @@ static bool on_skip(void *userdata, const char *service, const char *dir, const 
 
 int collect_on_entry(void *userdata, const Entry *e, const EntryLocal *local, Failure *reterr) {
         Collect *c = userdata;
+        EntryLocal l = *local;
 
+        if (point_is_racy(c->point, l.ctime_sec, l.ctime_nsec))
+                l.ctime_sec = 0; /* never taken for unchanged */
         /* Entries come out later than they went in: find the writer by name. */
         for (size_t i = 0; i < c->source->n_services; i++)
                 if (strcmp(c->source->services[i].config->name, e->service) == 0)
-                        return base_writer_add(c->writers[i], e, local, reterr);
+                        return base_writer_add(c->writers[i], e, &l, reterr);
         return 0;
 }
 
 /* ---- the walk ---- */
+
+/* Mounts, databases too many: what only the live tree showed. */
+static int tell_problems(Collect *c) {
+        const Source *s = c->source;
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && c->include_files && i < s->n_problems; i++)
+                r = collect_problem(c, s->services[s->problems[i].service].config->name,
+                                    s->problems[i].path, &s->problems[i].why);
+        return r;
+}
 
 static int check_found(Collect *c) {
         int r = 0;
@@ -407,6 +467,7 @@ int collect_walk(Collect *c, const Point *p, Failure *reterr) {
         if (!roots)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "backup");
         c->reterr = reterr;
+        c->point = p;
         for (size_t i = 0; i < s->n_paths; i++)
                 roots[i].fd = -1;
         for (size_t i = 0; r >= 0 && i < s->n_paths; i++) {
@@ -424,6 +485,8 @@ int collect_walk(Collect *c, const Point *p, Failure *reterr) {
         }
         if (r >= 0)
                 r = arc_walk(roots, s->n_paths, &sink, reterr);
+        if (r >= 0)
+                r = tell_problems(c);
         if (r >= 0)
                 r = check_found(c);
         for (size_t i = 0; i < s->n_paths; i++)

@@ -22,11 +22,13 @@ typedef struct Collect {
         int base_dir;
         Failure *reterr;
 
+        const Point *point;
         size_t service; /* being walked; SIZE_MAX before the first */
         BaseReader *base;
         bool base_trusted;    /* its backup is still there: chunks need no look-up */
         bool base_same;       /* made with the same paths and rules */
         BaseWriter **writers; /* one per service */
+        bool base_has_states; /* the states of databases were remembered with it */
         char *dir;            /* of the entries that come now */
         bool dir_has_database;
 

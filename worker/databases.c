@@ -16,6 +16,7 @@
 
 #define RECOVER_TIMEOUT_USEC (600 * USEC_PER_SEC)
 #define CHECK_TIMEOUT_USEC   (1800 * USEC_PER_SEC)
+#define CHECK_NAME           "check.db"
 
 static const char *const state_names[3] = { "main", "wal", "journal" };
 static const char *const state_suffixes[3] = { "", "-wal", "-journal" };
@@ -81,9 +82,24 @@ static int open_image_dir(const SourceDatabase *d, const Point *p) {
         return snapshot_open_path(p->snapshots[d->volume], *dir ? dir : "/", O_PATH | O_DIRECTORY);
 }
 
-static int look_at(SourceDatabase *d, const Point *p, Failure *reterr) {
+/* Whether the journal may still be rolled back: SQLite writes its magic last and zeroes it first.
+ */
+static bool is_hot(int dir, const char *name) {
+        static const uint8_t zeroes[8] = { 0 };
+        _cleanup_close_ int fd = fd_open_beneath(dir, name, O_RDONLY | O_NONBLOCK, 0, false);
+        uint8_t head[sizeof(zeroes)] = { 0 };
+
+        return fd < 0 || fd_pread_full(fd, head, sizeof(head), 0) < 0 ||
+               memcmp(head, zeroes, sizeof(head)) != 0;
+}
+
+static int look_at(SourceDatabase *d, HoldDatabase *h, const Point *p, Failure *reterr) {
         _cleanup_close_ int dir = open_image_dir(d, p);
 
+        if (dir == -ENOENT || dir == -ENOTDIR || dir == -ELOOP || dir == -EXDEV) {
+                d->gone = true;
+                return 0;
+        }
         if (dir < 0)
                 return fail_errno(reterr, FAIL_SOURCE_MISSING, -dir, "%s in the image", d->path);
         for (size_t i = 0; i < ELEMENTSOF(d->state); i++) {
@@ -100,8 +116,34 @@ static int look_at(SourceDatabase *d, const Point *p, Failure *reterr) {
                                                  .size = (uint64_t) st.st_size,
                                                  .mtime_nsec = nsec_of(&st.st_mtim),
                                                  .ctime_nsec = nsec_of(&st.st_ctim) };
+                if (i == 2 && st.st_size > 0)
+                        d->hot = is_hot(dir, name);
+        }
+        d->gone = !d->state[0].present;
+        if (!d->gone && d->state[0].ino != d->ino && h->held) {
+                h->held = false;
+                (void) fail_set(&h->failure, FAIL_SOURCE_MISSING, ESTALE,
+                                "%s was replaced before it could be held", d->path);
+                log_warning("%s", h->failure.text);
         }
         return 0;
+}
+
+/* Reads what is remembered of a service's databases; NULL: nothing, so they are read again. */
+static json_object *read_remembered(SourceService *service, int dir) {
+        _cleanup_json_ json_object *all = NULL;
+        Failure ignored = FAILURE_INIT;
+        json_object *databases;
+        const char *id;
+        char name[80];
+
+        remembered_name(service->config->name, name);
+        if (state_read_json(dir, name, &all, &ignored) < 0 ||
+            json_get_string(all, "backup_id", &id) < 0 || !text_is_uuid(id) ||
+            json_get_object(all, "databases", &databases) < 0)
+                return NULL;
+        (void) snprintf(service->states_of, sizeof(service->states_of), "%s", id);
+        return json_object_get(databases);
 }
 
 static void compare_one(SourceDatabase *d, json_object *remembered) {
@@ -110,7 +152,7 @@ static void compare_one(SourceDatabase *d, json_object *remembered) {
         json_object *o;
         bool same = true;
 
-        if (!key || json_get_object(remembered, key, &o) < 0)
+        if (d->gone || d->hot || !key || json_get_object(remembered, key, &o) < 0)
                 return;
         for (size_t i = 0; i < ELEMENTSOF(d->state); i++) {
                 SourceFileState old;
@@ -140,17 +182,13 @@ int databases_compare(Work *w, Source *s, const Point *p, Failure *reterr) {
                 /* A copy comes from a moving file: nothing says that it is the same. */
                 if (d->copy)
                         continue;
-                r = look_at(d, p, reterr);
+                r = look_at(d, &s->holds[i], p, reterr);
                 if (r < 0)
                         return r;
                 if (d->service != last) {
-                        Failure ignored = FAILURE_INIT; /* forgotten means: read again */
-                        char name[80];
-
                         last = d->service;
                         json_object_put(TAKE_PTR(remembered));
-                        remembered_name(s->services[last].config->name, name);
-                        (void) state_read_json(dir, name, &remembered, &ignored);
+                        remembered = read_remembered(&s->services[last], dir);
                 }
                 if (remembered)
                         compare_one(d, remembered);
@@ -158,45 +196,72 @@ int databases_compare(Work *w, Source *s, const Point *p, Failure *reterr) {
         return 0;
 }
 
-int databases_save(Work *w, const Source *s, Failure *reterr) {
-        _cleanup_close_ int dir = state_open_dir(w->state_fd, "base", reterr);
+static bool is_racy(const SourceDatabase *d, const Point *p) {
+        for (size_t i = 0; i < ELEMENTSOF(d->state); i++) {
+                uint64_t ctime = d->state[i].ctime_nsec;
 
-        if (dir < 0)
-                return dir;
-        for (size_t k = 0; k < s->n_services; k++) {
-                _cleanup_json_ json_object *all = json_object_new_object();
-                char name[80];
-                int r = all ? 0 : -ENOMEM;
-
-                for (size_t i = 0; r >= 0 && i < s->n_databases; i++) {
-                        const SourceDatabase *d = &s->databases[i];
-                        json_object *o;
-
-                        if (d->service != k || d->copy || d->failed)
-                                continue;
-                        o = json_object_new_object();
-                        r = o ? 0 : -ENOMEM;
-                        for (size_t m = 0; r >= 0 && m < ELEMENTSOF(d->state); m++)
-                                r = put_state(o, state_names[m], &d->state[m]);
-                        if (r >= 0)
-                                r = json_put_string(o, "check", verdict_names[d->verdict]);
-                        if (r >= 0)
-                                r = json_put_u64(o, "checked_usec", d->checked_usec);
-                        if (r >= 0) {
-                                _cleanup_free_ char *key = text_escape(d->path);
-
-                                r = key ? json_put(all, key, json_object_get(o)) : -ENOMEM;
-                        }
-                        json_object_put(o);
-                }
-                if (r < 0)
-                        return fail_errno(reterr, FAIL_INTERNAL, -r, "database states");
-                remembered_name(s->services[k].config->name, name);
-                r = state_write_json(dir, name, all, reterr);
-                if (r < 0)
-                        return r;
+                /* The hold itself makes an empty log: what is written to it changes its size. */
+                if (d->state[i].size > 0 && point_is_racy(p, (int64_t) (ctime / 1000000000),
+                                                          (uint32_t) (ctime % 1000000000)))
+                        return true;
         }
-        return 0;
+        return false;
+}
+
+static json_object *remembered_json(const SourceDatabase *d) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+
+        if (!o || json_put_string(o, "check", verdict_names[d->verdict]) < 0 ||
+            json_put_u64(o, "checked_usec", d->checked_usec) < 0)
+                return NULL;
+        for (size_t i = 0; i < ELEMENTSOF(d->state); i++)
+                if (put_state(o, state_names[i], &d->state[i]) < 0)
+                        return NULL;
+        return TAKE_PTR(o);
+}
+
+static int save_service(int dir,
+                        const Source *s,
+                        size_t service,
+                        const Point *p,
+                        const char *backup_id,
+                        Failure *reterr) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+        json_object *all = json_object_new_object();
+        bool any = false;
+        char name[80];
+
+        if (!o || json_put_string(o, "backup_id", backup_id) < 0 ||
+            json_put(o, "databases", all) < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "database states");
+        for (size_t i = 0; i < s->n_databases; i++) {
+                const SourceDatabase *d = &s->databases[i];
+                _cleanup_free_ char *key = NULL;
+
+                if (d->service != service || d->copy || d->failed || d->gone || d->hot ||
+                    is_racy(d, p))
+                        continue;
+                any = true;
+                key = text_escape(d->path);
+                if (!key || json_put(all, key, remembered_json(d)) < 0)
+                        return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "database states");
+        }
+        remembered_name(s->services[service].config->name, name);
+        /* None: what may stand there belongs to another backup, and is not believed. */
+        return any ? state_write_json(dir, name, o, reterr) : 0;
+}
+
+int databases_save(Work *w,
+                   const Source *s,
+                   const Point *p,
+                   const char *backup_id,
+                   Failure *reterr) {
+        _cleanup_close_ int dir = state_open_dir(w->state_fd, "base", reterr);
+        int r = dir;
+
+        for (size_t k = 0; r >= 0 && k < s->n_services; k++)
+                r = save_service(dir, s, k, p, backup_id, reterr);
+        return r < 0 ? r : 0;
 }
 
 /* ---- work in the image ---- */
@@ -297,7 +362,7 @@ static void set_failed(Source *s, size_t i, const Failure *why) {
 }
 
 static bool wants_recovery(const Source *s, size_t i) {
-        return !s->databases[i].copy;
+        return !s->databases[i].copy && !s->databases[i].gone;
 }
 
 int databases_recover(Work *w, Source *s, const Point *p, Failure *reterr) {
@@ -317,16 +382,20 @@ int databases_recover(Work *w, Source *s, const Point *p, Failure *reterr) {
         return work_check(w, reterr);
 }
 
-static bool wants_check(const Source *s, size_t i) {
+static bool is_check_due(const Source *s, size_t i) {
         const SourceDatabase *d = &s->databases[i];
         const ConfigService *c = s->services[d->service].config;
 
-        if (d->copy || d->failed || c->check == CONFIG_CHECK_NEVER)
+        if (d->failed || d->gone || c->check == CONFIG_CHECK_NEVER)
                 return false;
         if (d->verdict != HOLD_OK)
                 return true;
         return c->check == CONFIG_CHECK_AGE &&
                d->checked_usec + c->check_age_usec <= clock_realtime_usec();
+}
+
+static bool wants_check(const Source *s, size_t i) {
+        return !s->databases[i].copy && is_check_due(s, i);
 }
 
 static void take_verdict(Source *s, size_t i, HoldVerdict verdict, const Failure *why) {
@@ -341,7 +410,52 @@ static void take_verdict(Source *s, size_t i, HoldVerdict verdict, const Failure
                 log_warning("%s: not checked: %s", d->path, why->text);
 }
 
-int databases_check(Work *w, Source *s, const Point *p, Failure *reterr) {
+/* A name for the copy while it is checked, where its owner can open it but nothing else. */
+static int name_copy(const SourceDatabase *d, int dir) {
+        char link[32];
+
+        (void) snprintf(link, sizeof(link), "/proc/self/fd/%d", d->copy_fd);
+        (void) unlinkat(dir, CHECK_NAME, 0); /* of a run that was killed */
+        if (fchmod(dir, 0711) < 0 || fchown(d->copy_fd, d->uid, d->gid) < 0 ||
+            linkat(AT_FDCWD, link, dir, CHECK_NAME, AT_SYMLINK_FOLLOW) < 0)
+                return -errno;
+        return 0;
+}
+
+static int check_copy(Work *w, Source *s, size_t i, Failure *reterr) {
+        const SourceDatabase *d = &s->databases[i];
+        _cleanup_close_ int dir = state_open_dir(w->state_fd, "copies", reterr);
+        HoldDatabase one = {
+                .path = d->path, .dirfd = dir, .name = CHECK_NAME, .uid = d->uid, .gid = d->gid
+        };
+        ImageJob j = { .databases = &one, .n = 1 };
+        HoldImageJob job = helper_job(w, &j, CHECK_TIMEOUT_USEC);
+        HoldVerdict verdict = HOLD_UNCHECKED;
+        int r;
+
+        if (dir < 0)
+                return dir;
+        r = name_copy(d, dir);
+        if (r < 0)
+                return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
+                                  "the copy of %s", d->path);
+        r = hold_check(&job, &verdict, reterr);
+        (void) unlinkat(dir, CHECK_NAME, 0);
+        if (r >= 0)
+                take_verdict(s, i, verdict, &one.failure);
+        return r;
+}
+
+static int check_copies(Work *w, Source *s, Failure *reterr) {
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < s->n_databases; i++)
+                if (s->databases[i].copy && is_check_due(s, i))
+                        r = check_copy(w, s, i, reterr);
+        return r;
+}
+
+static int check_images(Work *w, Source *s, const Point *p, Failure *reterr) {
         _cleanup_(image_job_done) ImageJob j = { 0 };
         _cleanup_free_ HoldVerdict *verdicts = NULL;
         HoldImageJob job;
@@ -358,7 +472,15 @@ int databases_check(Work *w, Source *s, const Point *p, Failure *reterr) {
                 return r;
         for (size_t i = 0; i < j.n; i++)
                 take_verdict(s, j.index[i], verdicts[i], &j.databases[i].failure);
-        return work_check(w, reterr);
+        return 0;
+}
+
+int databases_check(Work *w, Source *s, const Point *p, Failure *reterr) {
+        int r = check_images(w, s, p, reterr);
+
+        if (r >= 0)
+                r = check_copies(w, s, reterr);
+        return r < 0 ? r : work_check(w, reterr);
 }
 
 /* ---- copies ---- */

@@ -11,7 +11,8 @@
 
 /*
  * Looks at NAME, -wal and -journal of each database in the image, before recovery touches them, and
- * compares with what the last backup remembered: sets `unchanged`, and carries over its verdict.
+ * compares with what the last backup remembered: sets `unchanged`, and carries over its verdict. A
+ * file that is not the one that was held is no longer `held`.
  */
 int databases_compare(Work *w, Source *s, const Point *p, Failure *reterr);
 
@@ -22,11 +23,18 @@ int databases_recover(Work *w, Source *s, const Point *p, Failure *reterr);
 /* Copies the others to unlinked files in the state directory. */
 int databases_copy(Work *w, Source *s, Point *p, Failure *reterr);
 
-/* quick_check of those whose DatabaseCheck= asks for it. A damaged one is `failed`. */
+/* quick_check of images and copies whose DatabaseCheck= asks for it. A damaged one is `failed`. */
 int databases_check(Work *w, Source *s, const Point *p, Failure *reterr);
 
-/* Remembers states and verdicts of the databases of each service, once the backup exists. */
-int databases_save(Work *w, const Source *s, Failure *reterr);
+/*
+ * Remembers states and verdicts of the databases of each service, once the backup exists. They
+ * belong to the base state that this backup wrote, and to no other.
+ */
+int databases_save(Work *w,
+                   const Source *s,
+                   const Point *p,
+                   const char *backup_id,
+                   Failure *reterr);
 
 /* The list for the record: path, service, owner, captured, held, pause, check verdict and date.
  * Owned. */

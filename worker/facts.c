@@ -18,20 +18,30 @@ static const char *const tree_kind_names[] = {
 
 /* ---- consistency ---- */
 
-static int service_consistency(const Source *s, const Point *p, size_t service) {
+static int service_consistency(const Source *s, size_t service) {
+        int worst = s->services[service].unheld ? CONSISTENCY_CRASH : CONSISTENCY_APPLICATION;
+
         if (!s->services[service].uses_image)
                 return CONSISTENCY_NONE;
-        for (size_t i = 0; i < s->n_databases; i++)
-                if (s->databases[i].service == service && !s->holds[i].held)
-                        return CONSISTENCY_CRASH;
-        return CONSISTENCY_APPLICATION;
+        for (size_t i = 0; i < s->n_databases; i++) {
+                const HoldDatabase *h = &s->holds[i];
+
+                if (s->databases[i].service != service)
+                        continue;
+                /* Only a pinned connection copies the instant of the files, later than it. */
+                if (s->databases[i].copy && !(h->held && h->wal))
+                        return CONSISTENCY_NONE;
+                if (!h->held)
+                        worst = CONSISTENCY_CRASH;
+        }
+        return worst;
 }
 
-const char *facts_consistency(const Source *s, const Point *p) {
+const char *facts_consistency(const Source *s) {
         int worst = CONSISTENCY_APPLICATION;
 
         for (size_t i = 0; i < s->n_services; i++) {
-                int c = service_consistency(s, p, i);
+                int c = service_consistency(s, i);
 
                 if (c > worst)
                         worst = c;
@@ -82,7 +92,7 @@ static json_object *paths_json(const Source *s, size_t service) {
 }
 
 /* Adds services, service_consistency, and per service its paths and rules. */
-static int put_services(json_object *facts, const Source *s, const Point *p) {
+static int put_services(json_object *facts, const Source *s) {
         json_object *names = json_object_new_array(), *consistency = json_object_new_object(),
                     *sources = json_object_new_object();
         int r = json_put(facts, "services", names);
@@ -102,7 +112,7 @@ static int put_services(json_object *facts, const Source *s, const Point *p) {
                         r = json_put(source, "excludes", strings_json(&c->excludes));
                 if (r >= 0)
                         r = json_put_string(consistency, c->name,
-                                            consistency_names[service_consistency(s, p, i)]);
+                                            consistency_names[service_consistency(s, i)]);
                 if (r >= 0 && json_object_array_add(names, json_object_new_string(c->name)) < 0)
                         r = -ENOMEM;
         }
@@ -126,12 +136,12 @@ json_object *
 facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect *c, bool partial) {
         _cleanup_json_ json_object *f = json_object_new_object();
 
-        if (!f || put_request(f, q) < 0 || put_services(f, s, p) < 0 ||
+        if (!f || put_request(f, q) < 0 || put_services(f, s) < 0 ||
             json_put_string(f, "status", partial ? "partial" : "completed") < 0 ||
             put_time(f, "created_at", p->instant_usec) < 0 ||
             json_put_u64(f, "instant_usec", p->instant_usec) < 0 ||
             put_time(f, "completed_at", clock_realtime_usec()) < 0 ||
-            json_put_string(f, "consistency", facts_consistency(s, p)) < 0 ||
+            json_put_string(f, "consistency", facts_consistency(s)) < 0 ||
             json_put_u64(f, "pause_usec", p->pause_usec) < 0 ||
             json_put_string(f, "parent_id", c->parent_id) < 0 ||
             json_put(f, "databases", databases_json(s)) < 0 ||

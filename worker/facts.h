@@ -23,7 +23,7 @@ json_object *
 facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect *c, bool partial);
 
 /* The weakest consistency of all services ("application" "crash" "none"). Literal. */
-const char *facts_consistency(const Source *s, const Point *p);
+const char *facts_consistency(const Source *s);
 
 /*
  * A record as the dictionary of D-Bus (docs/DBUS.md): adds file_path, copies, pinned, metadata.

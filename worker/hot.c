@@ -241,14 +241,18 @@ static void save_rest(const HotList *l, const HotRecord *record, json_object *re
         int r;
 
         file_name(record->id, name);
+        /* Also in memory: the records that come after this one count what is left of it. */
+        if (json_put(record->json, "images", json_object_get(rest)) < 0) {
+                log_warning("hot copy %s: out of memory", record->id);
+                return;
+        }
         if (json_object_array_length(rest) == 0) {
                 r = fs_unlink_durable(l->dir, name);
                 if (r < 0)
                         log_warning("hot copy %s: %s", record->id, strerror(-r));
                 return;
         }
-        if (json_put(record->json, "images", json_object_get(rest)) < 0 ||
-            state_write_json(l->dir, name, record->json, &f) < 0)
+        if (state_write_json(l->dir, name, record->json, &f) < 0)
                 log_warning("hot copy %s: %s", record->id, f.text);
 }
 

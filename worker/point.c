@@ -22,6 +22,7 @@
 
 #define FLUSH_ROUNDS     3
 #define FLUSH_SHORT_USEC (20 * USEC_PER_MSEC)
+#define RACY_USEC        (50 * USEC_PER_MSEC)
 
 typedef struct Shot {
         Volume *volume;
@@ -176,6 +177,12 @@ int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *r
                 ret->hold = TAKE_PTR(hold);
         work_point(w, ret->pause_usec);
         return 0;
+}
+
+bool point_is_racy(const Point *p, int64_t ctime_sec, uint32_t ctime_nsec) {
+        return ctime_sec < 0 ||
+               (uint64_t) ctime_sec * USEC_PER_SEC + ctime_nsec / 1000 + RACY_USEC >=
+                       p->instant_usec;
 }
 
 void point_drop(Point *p, size_t n_volumes) {

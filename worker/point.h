@@ -20,6 +20,13 @@ typedef struct Point {
  */
 int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *reterr);
 
+/*
+ * True for a file that changed so shortly before the instant, or later, that it may have changed
+ * again under the same times: clocks of file systems tick every few milliseconds. Nothing that is
+ * remembered of it may say "unchanged" to the next backup.
+ */
+bool point_is_racy(const Point *p, int64_t ctime_sec, uint32_t ctime_nsec);
+
 /* Removes the snapshots from disk (a failed backup). */
 void point_drop(Point *p, size_t n_volumes);
 void point_done(Point *p, size_t n_volumes); /* closes; images stay */

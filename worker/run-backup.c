@@ -103,6 +103,10 @@ static int prepare(Backup *b, Failure *reterr) {
                 r = open_repo(w, true, true, &b->repo, reterr);
         if (r < 0)
                 return r;
+        /* Asked before anything is made under this id: undoing that must not touch the other. */
+        if (repo_has_backup(b->repo, b->request.backup_id))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EEXIST, "backup %s is there already",
+                                b->request.backup_id);
         work_accepted(w);
         work_phase(w, "scan");
         r = source_discover(w, &b->source, reterr);
@@ -249,10 +253,14 @@ static size_t rotate(Work *w, Repo *repo) {
 
 static void remember(Backup *b) {
         Failure f = FAILURE_INIT;
-        int r = collect_commit(&b->collect, &f);
+        int r;
 
+        /* Without its files it would be a base for nothing but the next one of its kind. */
+        if (!b->request.include_files)
+                return;
+        r = collect_commit(&b->collect, &f);
         if (r >= 0)
-                r = databases_save(b->work, &b->source, &f);
+                r = databases_save(b->work, &b->source, &b->point, b->request.backup_id, &f);
         if (r < 0)
                 log_warning("base state: %s; the next backup reads more than it needs", f.text);
 }
@@ -293,7 +301,7 @@ static json_object *make_summary(const Backup *b) {
             json_put_u64(o, "read_bytes", b->totals.read_bytes) < 0 ||
             json_put_u64(o, "files", b->totals.entries) < 0 ||
             json_put_u64(o, "pause_usec", b->point.pause_usec) < 0 ||
-            json_put_string(o, "consistency", facts_consistency(&b->source, &b->point)) < 0) {
+            json_put_string(o, "consistency", facts_consistency(&b->source)) < 0) {
                 json_object_put(o);
                 return NULL;
         }

@@ -144,6 +144,9 @@ void source_done(Source *s) {
                 fd_close(s->databases[i].live_dirfd);
                 fd_close(s->databases[i].copy_fd);
         }
+        for (size_t i = 0; i < s->n_problems; i++)
+                free(s->problems[i].path);
+        free(s->problems);
         free(s->services);
         free(s->paths);
         free(s->volumes);
@@ -173,8 +176,7 @@ typedef struct Discovery {
 static int add_database(Source *s,
                         const SourcePath *p,
                         const char *path,
-                        uid_t uid,
-                        gid_t gid,
+                        const EntryLocal *local,
                         Failure *reterr) {
         SourceDatabase *grown, *d;
         _cleanup_close_ int dirfd = -1;
@@ -183,11 +185,6 @@ static int add_database(Source *s,
 
         if (!copy || !dir)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", path);
-        if (s->n_databases == SOURCE_DATABASES_MAX)
-                return fail_set(reterr, FAIL_CONFIGURATION_INVALID, E2BIG,
-                                "more than %d databases; name those that matter with Database= or "
-                                "leave some out with Exclude=",
-                                SOURCE_DATABASES_MAX);
         *strrchr(dir, '/') = 0;
         dirfd = fd_open_absolute(*dir ? dir : "/", O_PATH | O_DIRECTORY);
         if (dirfd < 0)
@@ -201,8 +198,9 @@ static int add_database(Source *s,
                 .service = p->service,
                 .volume = p->volume,
                 .live_dirfd = TAKE_FD(dirfd),
-                .uid = uid,
-                .gid = gid,
+                .ino = local->ino,
+                .uid = local->uid,
+                .gid = local->gid,
                 .copy_fd = -1,
                 .copy = c->capture == CONFIG_CAPTURE_ONLINE_BACKUP ||
                         volume_kind(s->volumes[p->volume]) == SNAPSHOT_NONE,
@@ -233,10 +231,37 @@ static int discover_known(void *userdata,
         return local->size < SQLITE_PAGE_MIN || local->size % SQLITE_PAGE_MIN != 0;
 }
 
+static int add_problem(Source *s, size_t service, const char *path, const Failure *why) {
+        SourceProblem *grown;
+        char *copy;
+
+        if (s->n_problems == SOURCE_PROBLEMS_MAX)
+                return 0; /* partial it is anyway */
+        grown = realloc(s->problems, (s->n_problems + 1) * sizeof(*grown));
+        if (!grown)
+                return -ENOMEM;
+        s->problems = grown;
+        copy = strdup(path);
+        if (!copy)
+                return -ENOMEM;
+        s->problems[s->n_problems++] =
+                (SourceProblem){ .service = service, .path = copy, .why = *why };
+        return 0;
+}
+
+/* What a service's user can make happen: it is said of this service and stops no other one. */
+static int leave_unheld(Source *s, size_t service, const char *path, const Failure *why) {
+        s->services[service].unheld = true;
+        return add_problem(s, service, path, why);
+}
+
 static int
 discover_entry(void *userdata, const Entry *e, const EntryLocal *local, int fd, Failure *reterr) {
         Discovery *d = userdata;
+        size_t service = d->source->paths[d->path].service;
         _cleanup_free_ char *path = NULL;
+        Failure f = FAILURE_INIT;
+        int r;
 
         /* A hard link to one is the same database: it is held once, under its first name. */
         if (e->type != ENTRY_FILE || fd < 0 || !source_is_sqlite(fd, local->size))
@@ -244,16 +269,35 @@ discover_entry(void *userdata, const Entry *e, const EntryLocal *local, int fd, 
         path = text_printf("%s/%s", strcmp(e->dir, "/") == 0 ? "" : e->dir, e->name);
         if (!path)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "databases");
-        return add_database(d->source, &d->source->paths[d->path], path, local->uid, local->gid,
-                            reterr);
+        if (d->source->n_databases >= SOURCE_DATABASES_MAX) {
+                if (d->source->services[service].unheld)
+                        return 0;
+                (void) fail_set(&f, FAIL_CONFIGURATION_INVALID, E2BIG,
+                                "more than %d databases, %s is not held; name those that matter "
+                                "with Database= or leave some out with Exclude=",
+                                SOURCE_DATABASES_MAX, path);
+                return leave_unheld(d->source, service, path, &f);
+        }
+        r = add_database(d->source, &d->source->paths[d->path], path, local, &f);
+        if (r < 0 && f.code == FAIL_SOURCE_MISSING)
+                return 0; /* moved away meanwhile; if the image has it, it was not held */
+        if (r < 0)
+                *reterr = f;
+        return r;
 }
 
-/* Only a nested subvolume matters before the hold; what cannot be read is told by the backup
- * itself. */
+/*
+ * What a snapshot does not show: a nested subvolume, or a mount. All else is told by the backup
+ * itself.
+ */
 static int
 discover_problem(void *userdata, const char *service, const char *path, const Failure *why) {
         Discovery *d = userdata;
+        const SourcePath *p = &d->source->paths[d->path];
 
+        if (why->code == FAIL_NOT_RESTORABLE &&
+            volume_kind(d->source->volumes[p->volume]) != SNAPSHOT_NONE)
+                return add_problem(d->source, p->service, path, why);
         if (why->code != FAIL_SNAPSHOT_FAILED)
                 return 0;
         return fail_set(
@@ -294,15 +338,23 @@ static int add_listed(Source *s, size_t i, const char *path, Failure *reterr) {
         SourcePath *p = &s->paths[i];
         const char *service = s->services[p->service].config->name;
         _cleanup_close_ int fd = fd_open_absolute(path, O_PATH | O_NOFOLLOW);
+        EntryLocal local = { 0 };
         struct stat st;
 
+        if (s->n_databases == SOURCE_DATABASES_MAX)
+                return fail_set(reterr, FAIL_CONFIGURATION_INVALID, E2BIG,
+                                "service %s: more than %d databases", service,
+                                SOURCE_DATABASES_MAX);
         if (fd < 0 || fstat(fd, &st) < 0)
                 return fail_errno(reterr, FAIL_SOURCE_MISSING, fd < 0 ? -fd : errno,
                                   "service %s: database %s", service, path);
         if (!S_ISREG(st.st_mode))
                 return fail_set(reterr, FAIL_SOURCE_MISSING, EINVAL,
                                 "service %s: database %s is no regular file", service, path);
-        return add_database(s, p, path, st.st_uid, st.st_gid, reterr);
+        local.ino = st.st_ino;
+        local.uid = st.st_uid;
+        local.gid = st.st_gid;
+        return add_database(s, p, path, &local, reterr);
 }
 
 static int discover_path(Work *w, Source *s, size_t i, Failure *reterr) {

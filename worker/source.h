@@ -6,11 +6,13 @@
  */
 
 #include "archive/arc.h"
+#include "base/text.h"
 #include "snapshot/hold.h"
 #include "snapshot/snapshot.h"
 #include "worker/work.h"
 
 #define SOURCE_DATABASES_MAX 500
+#define SOURCE_PROBLEMS_MAX  100
 
 typedef struct SourcePath {
         size_t service; /* index into Source.services */
@@ -30,6 +32,7 @@ typedef struct SourceDatabase {
         char *name; /* last component, in `path` */
         size_t service, volume;
         int live_dirfd;
+        uint64_t ino; /* of the file that is held; another one in the image was not */
         uid_t uid;
         gid_t gid;
         bool copy; /* captured by online backup instead of in the image */
@@ -38,6 +41,8 @@ typedef struct SourceDatabase {
         SourceFileState state[3]; /* NAME, -wal, -journal, in the image before recovery */
         bool unchanged;           /* since the base: its content is reused unread */
         bool found;               /* the walk met it */
+        bool gone;                /* not in the image any more */
+        bool hot;                 /* its journal counts, and perhaps a super-journal elsewhere */
         int copy_fd;              /* `copy`: an unlinked file with the copy */
         uint64_t copy_size;
         HoldVerdict verdict;
@@ -50,7 +55,16 @@ typedef struct SourceService {
         ArcRules *rules;
         bool uses_image; /* all its paths lie in snapshots */
         bool online;     /* some database is copied, so the image is not what is archived */
+        bool unheld;     /* has a database that nobody held: new, or one too many */
+        char states_of[UUID_TEXT_MAX]; /* the backup that the remembered states belong to, or "" */
 } SourceService;
+
+/* What the image does not show, seen in the live tree: the backup is partial. */
+typedef struct SourceProblem {
+        size_t service;
+        char *path;
+        Failure why;
+} SourceProblem;
 
 typedef struct Source {
         SourceService *services; /* sorted by name */
@@ -61,7 +75,9 @@ typedef struct Source {
         size_t n_volumes;
         SourceDatabase *databases;
         size_t n_databases;
-        HoldDatabase *holds;   /* one per database, same order */
+        HoldDatabase *holds; /* one per database, same order */
+        SourceProblem *problems;
+        size_t n_problems;
         uint64_t files, bytes; /* what the discovery counted */
 } Source;
 
@@ -75,7 +91,7 @@ void source_done(Source *s);
 /*
  * Looks through the live trees for databases and counts what is there: nothing is locked, no
  * content is read but the first bytes of what may be a database. A nested subvolume refuses the
- * service.
+ * service; a mount, which would be an empty directory in the image, is a problem.
  */
 int source_discover(Work *w, Source *s, Failure *reterr);
 
