@@ -5,9 +5,10 @@
  * In WAL mode the source is the transaction that was pinned under the hold: nobody waits, and the
  * copy is of that instant. With a rollback journal every read keeps writers from committing, and a
  * commit between two reads starts the copy again. Reading goes in slices of time; a slice grows
- * with every new start up to SLICE_MAX_USEC, which is the longest that a writer waits. After
- * RESTARTS_MAX the copy fails: a single step over the whole file would make it succeed, and stop
- * the service for seconds.
+ * with every new start up to SLICE_MAX_USEC, which is the longest that a writer waits at first.
+ * After RESTARTS_SHORT of them, slices may take MaxHoldMSec=, the longest wait that the
+ * administrator allows anyway. After RESTARTS_MAX the copy fails: a single step over the whole file
+ * would make it succeed, and stop the service for seconds.
  */
 
 #include <errno.h>
@@ -23,7 +24,8 @@
 #define STEP_PAGES      256
 #define SLICE_MIN_USEC  (20 * USEC_PER_MSEC)
 #define SLICE_MAX_USEC  (250 * USEC_PER_MSEC)
-#define RESTARTS_MAX    24
+#define RESTARTS_SHORT  12
+#define RESTARTS_MAX    16
 #define BUSY_MAX_USEC   (10 * USEC_PER_SEC)
 #define WORD_EVERY_USEC USEC_PER_SEC /* a sign of life for the worker */
 
@@ -144,6 +146,14 @@ static int copy_locked_slice(Copy *c, uint64_t slice_usec, Failure *reterr) {
         return r;
 }
 
+static uint64_t longer_slice(const Copy *c, uint64_t slice) {
+        uint64_t max = c->restarts > RESTARTS_SHORT && c->h->max_hold_usec > SLICE_MAX_USEC
+                               ? c->h->max_hold_usec
+                               : SLICE_MAX_USEC;
+
+        return slice * 2 < max ? slice * 2 : max;
+}
+
 static int copy_rollback(Copy *c, Failure *reterr) {
         uint64_t slice = SLICE_MIN_USEC;
         int left = -1;
@@ -161,7 +171,7 @@ static int copy_rollback(Copy *c, Failure *reterr) {
                                         "%s was changed %u times while it was copied; use WAL "
                                         "mode, a file system with snapshots, or a quieter hour",
                                         c->db->path, c->restarts);
-                        slice = slice * 2 < SLICE_MAX_USEC ? slice * 2 : SLICE_MAX_USEC;
+                        slice = longer_slice(c, slice);
                 }
                 left = now_left;
                 (void) sqlite3_sleep(10); /* for the writers that queued up meanwhile */
