@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "base/fs.h"
 #include "base/text.h"
+#include "snapshot/snapshot.h"
 
 #define CARRY_DEPTH_MAX 2048
 
@@ -107,27 +108,53 @@ static int open_parent(int treefd, const char *relative, const char **ret_name) 
         return dir ? fd_open_beneath(treefd, dir, O_RDONLY | O_DIRECTORY, 0, false) : -ENOMEM;
 }
 
-/* Makes one missing directory of `to` like the one in `from`: owner and mode, times follow later.
- */
-static int make_like(int from, int to, const char *dir) {
-        const char *name;
-        _cleanup_close_ int source = -1, parent = -1, made = -1;
-        struct stat st;
+/* What is carried in or out must not show in the times of the directory that holds it. */
+static int put_times_back(int dirfd, const struct stat *st) {
+        const struct timespec times[2] = { st->st_atim, st->st_mtim };
 
-        source = fd_open_beneath(from, dir, O_PATH | O_DIRECTORY, 0, false);
-        parent = open_parent(to, dir, &name);
-        if (source < 0 || parent < 0)
-                return source < 0 ? source : parent;
-        if (mkdirat(parent, name, 0700) < 0)
-                return errno == EEXIST ? 0 : -errno;
-        made = fs_open_dir(parent, name);
-        if (made < 0 || fstat(source, &st) < 0 || fchown(made, st.st_uid, st.st_gid) < 0 ||
-            fchmod(made, st.st_mode & 07777) < 0)
-                return made < 0 ? made : -errno;
-        return 0;
+        return futimens(dirfd, times) < 0 ? -errno : 0;
 }
 
-static int make_parents(int from, int to, const char *relative) {
+static int copy_directory(const ArcStat *like, int parent, const char *name, Failure *reterr) {
+        _cleanup_(arc_extract_freep) ArcExtract *x = NULL;
+        ArcExtractParams params = { .parent_fd = parent, .name = name };
+        Entry entry = like->entry;
+        int r;
+
+        if (entry.type != ENTRY_DIRECTORY)
+                return -ENOTDIR;
+        entry.flags = 0; /* an immutable one would take nothing in */
+        r = arc_extract_new(&params, &x, reterr);
+        if (r >= 0)
+                r = arc_extract_put(x, "", &entry, NULL, false, reterr);
+        return r < 0 ? r : arc_extract_finish(x, reterr);
+}
+
+/* Makes one missing directory of `to` like the one in `from`, with all its metadata. */
+static int make_like(int from, int to, const char *dir, Failure *reterr) {
+        const char *name;
+        _cleanup_close_ int source = open_parent(from, dir, &name);
+        _cleanup_close_ int parent = open_parent(to, dir, &name);
+        ArcStat like = { 0 };
+        struct stat st;
+        int r;
+
+        if (source < 0 || parent < 0)
+                return source < 0 ? source : parent;
+        if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+                return 0;
+        if (errno != ENOENT || fstat(parent, &st) < 0)
+                return -errno;
+        r = arc_stat(source, name, &like, reterr);
+        if (r >= 0)
+                r = copy_directory(&like, parent, name, reterr);
+        if (r >= 0)
+                r = put_times_back(parent, &st);
+        arc_stat_done(&like);
+        return r;
+}
+
+static int make_parents(int from, int to, const char *relative, Failure *reterr) {
         _cleanup_free_ char *dir = strdup(relative);
         int r = 0;
 
@@ -135,13 +162,22 @@ static int make_parents(int from, int to, const char *relative) {
                 return -ENOMEM;
         for (char *slash = strchr(dir, '/'); r >= 0 && slash; slash = strchr(slash + 1, '/')) {
                 *slash = 0;
-                r = make_like(from, to, dir);
+                r = make_like(from, to, dir, reterr);
                 *slash = '/';
         }
         return r;
 }
 
 /* ---- clear, copy, move ---- */
+
+bool carry_is_subvolume(int treefd, const char *relative) {
+        const char *name;
+        _cleanup_close_ int parent = open_parent(treefd, relative, &name);
+        TreeId id;
+
+        return parent >= 0 && tree_identify(parent, name, &id, NULL) >= 0 &&
+               id.kind == TREE_SUBVOLUME;
+}
 
 typedef struct Clear {
         int treefd;
@@ -152,8 +188,19 @@ static int clear_one(void *userdata, const char *relative) {
         Clear *c = userdata;
         const char *name;
         _cleanup_close_ int parent = open_parent(c->treefd, relative, &name);
-        int r = parent < 0 ? parent : fs_remove_tree(parent, name, NULL, NULL);
+        struct stat st;
+        int r;
 
+        if (carry_is_subvolume(c->treefd, relative))
+                return fail_set(c->reterr, FAIL_TARGET_IN_USE, EXDEV,
+                                "excluded %s in the kept tree is a subvolume and is not removed: "
+                                "move it out of the area first",
+                                relative);
+        r = parent < 0 ? parent : fstat(parent, &st) < 0 ? -errno : 0;
+        if (r >= 0)
+                r = fs_remove_tree(parent, name, NULL, NULL);
+        if (r >= 0)
+                r = put_times_back(parent, &st);
         return r < 0 ? fail_errno(c->reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
                                   "removing excluded %s", relative)
                      : 0;
@@ -165,6 +212,18 @@ int carry_clear(int treefd, const ArcRules *rules, Failure *reterr) {
         return carry_find(treefd, rules, clear_one, &c, reterr);
 }
 
+static int carry_failed(int r, const char *relative, Failure *reterr) {
+        if (r == -EEXIST)
+                return fail_set(reterr, FAIL_TARGET_IN_USE, EEXIST,
+                                "excluded %s stands in the live tree and in the staged one: move "
+                                "one of them away",
+                                relative);
+        if (reterr->code != FAIL_NONE)
+                fail_prefix(reterr, "carrying over excluded %s", relative);
+        return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
+                          "carrying over excluded %s", relative);
+}
+
 int carry_copy(int from,
                int to,
                const char *relative,
@@ -174,41 +233,47 @@ int carry_copy(int from,
                Failure *reterr) {
         const char *name;
         _cleanup_close_ int source = -1, target = -1;
-        int r = make_parents(from, to, relative);
+        struct stat st;
+        int r = make_parents(from, to, relative, reterr);
 
         if (r >= 0)
                 r = source = open_parent(from, relative, &name);
         if (r >= 0)
                 r = target = open_parent(to, relative, &name);
-        if (r < 0)
-                return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
-                                  "carrying over excluded %s", relative);
-        r = arc_copy_tree(source, name, target, name, interrupted, userdata, ret_bytes, reterr);
-        if (r < 0)
-                fail_prefix(reterr, "carrying over excluded %s", relative);
-        return r;
+        if (r >= 0 && fstat(target, &st) < 0)
+                r = -errno;
+        if (r >= 0)
+                r = arc_copy_tree(source, name, target, name, interrupted, userdata, ret_bytes,
+                                  reterr);
+        if (r >= 0)
+                r = put_times_back(target, &st);
+        return r < 0 ? carry_failed(r, relative, reterr) : 0;
+}
+
+static bool is_absent(int dirfd, const char *name) {
+        struct stat st;
+
+        return fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 }
 
 int carry_move(int from, int to, const char *relative, bool back, Failure *reterr) {
         const char *name;
         _cleanup_close_ int source = -1, target = -1;
-        int r = 0;
+        struct stat source_st, target_st;
+        int r;
 
         source = open_parent(from, relative, &name);
-        if (source < 0 && back && source == -ENOENT)
+        if (back && (source == -ENOENT || (source >= 0 && is_absent(source, name))))
                 return 0;
-        if (source < 0)
-                r = source;
-        if (r >= 0)
-                r = make_parents(from, to, relative);
+        r = source < 0 ? source : make_parents(from, to, relative, reterr);
         if (r >= 0)
                 r = target = open_parent(to, relative, &name);
-        if (r >= 0 && renameat2(source, name, target, name, RENAME_NOREPLACE) < 0)
-                r = back && errno == ENOENT ? 0 : -errno;
-        if (r >= 0 && (fsync(source) < 0 || fsync(target) < 0))
+        if (r >= 0 && (fstat(source, &source_st) < 0 || fstat(target, &target_st) < 0 ||
+                       renameat2(source, name, target, name, RENAME_NOREPLACE) < 0))
                 r = -errno;
-        if (r < 0)
-                return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
-                                  "carrying over excluded %s", relative);
-        return 0;
+        if (r >= 0)
+                r = put_times_back(source, &source_st);
+        if (r >= 0)
+                r = put_times_back(target, &target_st);
+        return r < 0 ? carry_failed(r, relative, reterr) : 0;
 }

@@ -2,7 +2,8 @@
 
 /*
  * What a backup does not hold (its excluded paths) goes over from the tree that leaves to the tree
- * that comes: by rename inside one file system or subvolume, by copy between subvolumes.
+ * that comes: by rename inside one file system or subvolume, by copy between subvolumes. The times of
+ * the directories around it stay as they were.
  */
 
 #include "archive/arc.h"
@@ -17,8 +18,11 @@ int carry_find(int treefd,
                void *userdata,
                Failure *reterr);
 
-/* Removes them. */
+/* Removes them; a subvolume among them is refused (FAIL_TARGET_IN_USE). */
 int carry_clear(int treefd, const ArcRules *rules, Failure *reterr);
+
+/* An excluded path that is a subvolume of its own: it can only be moved, and that anywhere. */
+bool carry_is_subvolume(int treefd, const char *relative);
 
 /* Copies one from `from` to `to`; missing parents are made like those in `from`. */
 int carry_copy(int from,
@@ -31,6 +35,6 @@ int carry_copy(int from,
 
 /*
  * Moves one by rename. `back` is the undo after a crash: what is not in `from` is taken as moved
- * already. Never replaces anything.
+ * already. Never replaces anything. Nothing is synced here: the caller does, once for all.
  */
 int carry_move(int from, int to, const char *relative, bool back, Failure *reterr);

@@ -14,6 +14,8 @@
 #include "worker/state.h"
 #include "worker/swap.h"
 
+#define LOCKS_MAX 1024 /* services of one restore */
+
 static const char *const state_names[] = {
         [INTENT_STAGING] = "staging",       [INTENT_SWAPPING] = "swapping",
         [INTENT_ACTIVE] = "active",         [INTENT_ROLLED_BACK] = "rolled_back",
@@ -223,13 +225,15 @@ static int read_intent(json_object *o, Intent *i) {
 json_object *intent_row(const Intent *i) {
         _cleanup_json_ json_object *o = json_object_new_object();
         char created[CLOCK_TEXT_MAX], completed[CLOCK_TEXT_MAX];
+        /* To others a confirmation that is not through did not happen yet: it can be repeated. */
+        IntentState shown = i->state == INTENT_CONFIRMING ? i->before : i->state;
 
         clock_format(i->created_usec, created);
         clock_format(i->completed_usec, completed);
         if (!o || json_put_string(o, "restore_id", i->restore_id) < 0 ||
             json_put_string(o, "backup_id", i->backup_id) < 0 ||
             json_put(o, "services", json_object_get(i->services)) < 0 ||
-            json_put_string(o, "state", state_names[i->state]) < 0 ||
+            json_put_string(o, "state", state_names[shown]) < 0 ||
             json_put_string(o, "created_at", created) < 0 ||
             json_put_string(o, "completed_at", completed) < 0 ||
             json_put_u64(o, "units_down_usec", i->units_down_usec) < 0 ||
@@ -374,6 +378,13 @@ static bool share_service(const Intent *a, const Intent *b) {
         return false;
 }
 
+static bool was_undone(const Intent *i) {
+        bool ended = i->state == INTENT_CONFIRMED || i->state == INTENT_CONFIRMING;
+
+        return i->state == INTENT_FAILED || i->state == INTENT_ROLLED_BACK ||
+               (ended && i->before == INTENT_ROLLED_BACK);
+}
+
 bool intent_is_superseded(Work *w, const Intent *i) {
         _cleanup_(intent_list_done) IntentList l = { 0 };
         Failure f = FAILURE_INIT;
@@ -384,11 +395,33 @@ bool intent_is_superseded(Work *w, const Intent *i) {
         for (size_t k = 0; k < l.n; k++) {
                 if (strcmp(l.items[k].restore_id, i->restore_id) == 0)
                         after = true;
-                else if (after && l.items[k].state != INTENT_FAILED &&
-                         share_service(&l.items[k], i))
+                else if (after && !was_undone(&l.items[k]) && share_service(&l.items[k], i))
                         return true;
         }
         return false;
+}
+
+int intent_begin(Work *w, Intent *i, Failure *reterr) {
+        _cleanup_(intent_list_done) IntentList l = { 0 };
+        int r = load_all(w, &l, reterr);
+
+        if (r < 0)
+                return r;
+        i->created_usec = clock_realtime_usec();
+        for (size_t k = 0; k < l.n; k++) {
+                const Intent *other = &l.items[k];
+
+                if (other->state == INTENT_SWAPPING && share_service(other, i))
+                        return fail_set(reterr, FAIL_NOT_RESTORABLE, EUCLEAN,
+                                        "restore %s of the same service could be neither finished "
+                                        "nor undone: see why with holdpoint-worker --recover; "
+                                        "--into restores aside",
+                                        other->restore_id);
+                /* The clock may have been set back: the order must not. */
+                if (other->created_usec >= i->created_usec)
+                        i->created_usec = other->created_usec + 1;
+        }
+        return 0;
 }
 
 /* ---- recovery ---- */
@@ -397,7 +430,9 @@ static int lock_intent(Work *w, const Intent *i, int *locks, size_t *n_locks, Fa
         size_t n = json_object_array_length(i->services);
         int r = 0;
 
-        for (size_t k = 0; r >= 0 && k < n && k < 256; k++) {
+        if (n > LOCKS_MAX)
+                return fail_set(reterr, FAIL_INTERNAL, E2BIG, "restore of %zu services", n);
+        for (size_t k = 0; r >= 0 && k < n; k++) {
                 const char *s = json_object_get_string(json_object_array_get_idx(i->services, k));
 
                 if (!s || !text_is_service_name(s))
@@ -413,7 +448,7 @@ static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
         Work *w = userdata;
         Intent i = INTENT_INIT;
         Failure f = FAILURE_INIT;
-        int locks[256];
+        int locks[LOCKS_MAX];
         size_t n_locks = 0;
         int r;
 

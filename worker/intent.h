@@ -66,10 +66,18 @@ int intent_for_each(Work *w,
                     void *userdata,
                     Failure *reterr);
 
+/*
+ * Makes `i` the newest of all. FAIL_NOT_RESTORABLE while another restore of one of its services
+ * could be neither finished nor undone: a mix may be live, and a further swap would hide that.
+ */
+int intent_begin(Work *w, Intent *i, Failure *reterr);
+
 /* The row for D-Bus: restore_id backup_id services state created_at completed_at …. Owned. */
 json_object *intent_row(const Intent *i);
 
-/* True when some other intent of one of these services is newer than `i` (and was not a failure).
+/*
+ * True when what `i` brought is not live because of a newer restore of one of its services: one that
+ * neither failed nor was rolled back.
  */
 bool intent_is_superseded(Work *w, const Intent *i);
 

@@ -296,19 +296,13 @@ static int stage_path(Restore *r, IntentPath *p, Failure *reterr) {
         _cleanup_close_ int area = -1;
         Stage s = { .work = r->work, .repo = r->repo, .record = r->record, .service = p->service };
         TreeKind kind;
-        bool is_root;
         int e;
 
         if (recorded_kind(r, p, &kind) < 0)
                 return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG, "record: %s", p->path);
-        area = area_open(p->path, true, NULL, &is_root, reterr);
+        area = swap_open_area(p->path, true, reterr);
         if (area < 0)
                 return area;
-        if (is_root)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, EBUSY,
-                                "%s is the root of its mount and cannot be exchanged; restore it "
-                                "aside with --into",
-                                p->path);
         e = open_hot(r, p->service, p->path, &hot, reterr);
         if (e < 0)
                 return e;
@@ -449,9 +443,10 @@ static int restore_by_swap(Restore *r, Failure *reterr) {
         (void) snprintf(r->intent.restore_id, sizeof(r->intent.restore_id), "%s", r->restore_id);
         (void) snprintf(r->intent.backup_id, sizeof(r->intent.backup_id), "%s", r->backup_id);
         r->intent.services = json_object_get(r->services);
-        r->intent.created_usec = clock_realtime_usec();
         for (size_t i = 0; e >= 0 && i < n_services(r); i++)
                 e = plan_service(r, service_at(r, i), reterr);
+        if (e >= 0)
+                e = intent_begin(w, &r->intent, reterr);
         /* From here on a crash must find the names of what is staged. */
         if (e >= 0)
                 e = intent_save(w, &r->intent, reterr);

@@ -11,6 +11,7 @@
 #include "archive/arc.h"
 #include "base/fd.h"
 #include "base/fs.h"
+#include "base/log.h"
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/carry.h"
@@ -231,9 +232,10 @@ static int extract_tree(Stage *s, const char *path, int dirfd, const char *name,
 
 int stage_aside(Stage *s, int dirfd, Failure *reterr) {
         _cleanup_(extraction_done) Extraction x = { .stage = s, .root = "", .make_parents = true };
+        bool made = mkdirat(dirfd, s->service, 0700) == 0;
         int r;
 
-        if (mkdirat(dirfd, s->service, 0700) < 0 && errno != EEXIST)
+        if (!made && errno != EEXIST)
                 return fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno,
                                   "directory %s to restore into", s->service);
         r = extraction_begin(&x, dirfd, s->service, reterr);
@@ -243,6 +245,9 @@ int stage_aside(Stage *s, int dirfd, Failure *reterr) {
                 r = arc_extract_finish(x.out, reterr);
         if (r >= 0 && syncfs(dirfd) < 0)
                 r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno, "syncing");
+        /* Half a service is worth nothing; a directory that was there is its owner's. */
+        if (r < 0 && made && fs_remove_tree(dirfd, s->service, NULL, NULL) < 0)
+                log_warning("what was restored of service %s is left", s->service);
         return r;
 }
 
@@ -304,10 +309,10 @@ int stage_tree(Stage *s,
                 r = snapshot_tree(s, dirfd, name, excludes, n_excludes, reterr);
         } else {
                 /* On a file system without subvolumes a directory takes its place. */
-                if (kind == TREE_SUBVOLUME &&
-                    tree_make_subvolume(dirfd, name, &no_subvolume) == -ENOSPC) {
+                if (kind == TREE_SUBVOLUME && tree_make_subvolume(dirfd, name, &no_subvolume) < 0 &&
+                    no_subvolume.code == FAIL_NO_SPACE) {
                         *reterr = no_subvolume;
-                        return -ENOSPC;
+                        return -no_subvolume.errnum;
                 }
                 r = extract_tree(s, path, dirfd, name, reterr);
         }

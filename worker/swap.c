@@ -35,9 +35,28 @@ static void place_done(Place *p) {
         fd_close(p->area);
 }
 
+int swap_open_area(const char *path, bool create, Failure *reterr) {
+        Failure f = FAILURE_INIT;
+        bool is_root;
+        int area = area_open(path, create, NULL, &is_root, &f);
+
+        if (area < 0) {
+                /* Nobody takes a snapshot here. */
+                if (f.code == FAIL_SNAPSHOT_FAILED)
+                        f.code = FAIL_NOT_RESTORABLE;
+                return fail_set(reterr, f.code, f.errnum, "%s", f.text);
+        }
+        if (!is_root)
+                return area;
+        fd_close(area);
+        return fail_set(reterr, FAIL_NOT_RESTORABLE, EBUSY,
+                        "%s is the root of its mount and cannot be exchanged; restore it aside "
+                        "with --into",
+                        path);
+}
+
 static int place_open(const IntentPath *p, Place *ret, Failure *reterr) {
         _cleanup_free_ char *dir = strdup(p->path);
-        bool is_root;
 
         if (!dir)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", p->path);
@@ -47,15 +66,8 @@ static int place_open(const IntentPath *p, Place *ret, Failure *reterr) {
         if (ret->parent < 0)
                 return fail_errno(reterr, FAIL_NOT_RESTORABLE, -ret->parent,
                                   "%s, the directory of %s", *dir ? dir : "/", p->path);
-        ret->area = area_open(p->path, true, NULL, &is_root, reterr);
-        if (ret->area < 0)
-                return ret->area;
-        if (is_root)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, EBUSY,
-                                "%s is the root of its mount and cannot be exchanged; restore it "
-                                "aside with --into",
-                                p->path);
-        return 0;
+        ret->area = swap_open_area(p->path, false, reterr);
+        return ret->area < 0 ? ret->area : 0;
 }
 
 static TreeId *coming(IntentPath *p, bool want_new) {
@@ -98,11 +110,13 @@ static int identify(Intent *i, bool want_new, Failure *reterr) {
         return 0;
 }
 
-static int prove_unused(const Intent *i, Failure *reterr) {
+/* Nobody can hold what is not there. */
+static int prove_unused(Intent *i, bool want_new, Failure *reterr) {
         int r = 0;
 
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
-                r = tree_prove_unused(i->paths[k].path, reterr);
+                if (leaving(&i->paths[k], want_new)->kind != TREE_ABSENT)
+                        r = tree_prove_unused(i->paths[k].path, reterr);
         return r;
 }
 
@@ -118,7 +132,9 @@ typedef struct Carry {
 static int carry_one(void *userdata, const char *relative) {
         Carry *c = userdata;
 
-        if (c->by_rename)
+        /* A subvolume is renamed into any directory of its file system, and not copied by walking.
+         */
+        if (c->by_rename || carry_is_subvolume(c->from, relative))
                 return intent_add_move(c->path, relative);
         return carry_copy(c->from, c->to, relative, work_interrupted, c->work, &c->bytes,
                           c->reterr);
@@ -140,15 +156,11 @@ static int rules_of(const IntentPath *p, ArcRules **ret, Failure *reterr) {
         return arc_rules_new((const char *const *) p->excludes, p->n_excludes, ret, reterr);
 }
 
-static void rules_freep(ArcRules **rules) {
-        arc_rules_free(*rules);
-}
-
 /* Copies what must be copied and names what will be renamed. The live tree is only read here. */
 static int plan_carry(Work *w, IntentPath *p, Failure *reterr) {
         _cleanup_(place_done) Place place = PLACE_INIT;
         _cleanup_close_ int live = -1, staged = -1;
-        _cleanup_(rules_freep) ArcRules *rules = NULL;
+        _cleanup_(arc_rules_freep) ArcRules *rules = NULL;
         Carry c = { .work = w, .path = p, .reterr = reterr };
         int r;
 
@@ -203,6 +215,10 @@ static int move_excluded(IntentPath *p, bool back, Failure *reterr) {
                          : carry_move(live, staged, p->moves[m], false, reterr);
                 step("moved");
         }
+        /* No exchange may be on disk before the moves are: recovery takes it for the whole. */
+        if (r >= 0 && syncfs(staged) < 0)
+                r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno, "%s",
+                               p->path);
         return r;
 }
 
@@ -221,6 +237,15 @@ static int find_position(const IntentPath *p, Position *ret, Failure *reterr) {
                : tree_id_equal(&live, &p->old_id) ? POSITION_OLD
                                                   : POSITION_UNKNOWN;
         return 0;
+}
+
+static int is_strange(const IntentPath *p, Failure *reterr) {
+        return fail_set(
+                reterr, FAIL_NOT_RESTORABLE, ESTALE,
+                "%s is neither the old nor the new tree; nothing more was touched, the "
+                "other stands as %s in the .holdpoint directory of its file system: put one of "
+                "them there, then run holdpoint-worker --recover",
+                p->path, p->stage);
 }
 
 static int exchange(IntentPath *p, bool want_new, Failure *reterr) {
@@ -242,6 +267,8 @@ static int undo(Intent *i, bool want_new, Failure *reterr) {
                 r = find_position(&i->paths[k], &at, reterr);
                 if (r >= 0 && at == arrived)
                         r = exchange(&i->paths[k], !want_new, reterr);
+                else if (r >= 0 && at == POSITION_UNKNOWN && i->paths[k].n_moves > 0)
+                        r = is_strange(&i->paths[k], reterr);
                 step("undone");
         }
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
@@ -249,11 +276,18 @@ static int undo(Intent *i, bool want_new, Failure *reterr) {
         return r;
 }
 
+/* What could not be written did not come about: the intent stays what it is on disk. */
 static int settle(Work *w, Intent *i, IntentState state, Failure *reterr) {
+        IntentState was = i->state;
+        int r;
+
         forget_moves(i);
         i->state = state;
         i->completed_usec = clock_realtime_usec();
-        return intent_save(w, i, reterr);
+        r = intent_save(w, i, reterr);
+        if (r < 0)
+                i->state = was;
+        return r;
 }
 
 static int exchange_all(Intent *i, bool want_new, Failure *reterr) {
@@ -269,18 +303,26 @@ static int exchange_all(Intent *i, bool want_new, Failure *reterr) {
         return r;
 }
 
+/* All that can be done before anything is touched. */
+static int prepare(Work *w, Intent *i, bool want_new, Failure *reterr) {
+        int r = identify(i, want_new, reterr);
+
+        if (r >= 0)
+                r = prove_unused(i, want_new, reterr);
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
+                r = plan_carry(w, &i->paths[k], reterr);
+        /* Copies take their time, and somebody may have come meanwhile. */
+        if (r >= 0)
+                r = prove_unused(i, want_new, reterr);
+        return r < 0 ? r : work_check(w, reterr);
+}
+
 int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
         IntentState before = i->state;
         uint64_t start;
         int r;
 
-        r = identify(i, want_new, reterr);
-        if (r >= 0)
-                r = prove_unused(i, reterr);
-        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
-                r = plan_carry(w, &i->paths[k], reterr);
-        if (r >= 0)
-                r = work_check(w, reterr);
+        r = prepare(w, i, want_new, reterr);
         if (r < 0) {
                 forget_moves(i);
                 return r;
@@ -313,6 +355,11 @@ int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
 
 /* ---- after a crash, and at the end ---- */
 
+static int clear_failure(Failure *f) {
+        *f = FAILURE_INIT;
+        return 0;
+}
+
 static int remove_stages(Work *w, Intent *i, Failure *reterr) {
         int r = 0;
 
@@ -320,8 +367,14 @@ static int remove_stages(Work *w, Intent *i, Failure *reterr) {
                 _cleanup_(place_done) Place place = PLACE_INIT;
 
                 r = place_open(&i->paths[k], &place, reterr);
+                if (r == -ENOENT && place.parent >= 0 && i->state == INTENT_STAGING) {
+                        r = clear_failure(reterr); /* no area: it came to nothing before that */
+                        continue;
+                }
                 if (r >= 0)
                         r = tree_remove(place.area, i->paths[k].stage, NULL, NULL, reterr);
+                if (r >= 0 && (r = fs_sync(place.area)) < 0)
+                        r = fail_errno(reterr, FAIL_INTERNAL, -r, "%s", i->paths[k].stage);
                 step("removed");
         }
         return r;
@@ -337,16 +390,49 @@ int swap_abandon(Work *w, Intent *i, const Failure *why, Failure *reterr) {
         return settle(w, i, INTENT_FAILED, reterr);
 }
 
+/*
+ * Is each kept tree what is about to be removed? Absent is fine if it was removed already, which
+ * only the file system that it lay on can tell: another one may be mounted there, or none.
+ */
+static int check_kept(const Intent *i, Failure *reterr) {
+        for (size_t k = 0; k < i->n_paths; k++) {
+                const IntentPath *p = &i->paths[k];
+                const TreeId *kept = i->before == INTENT_ACTIVE ? &p->old_id : &p->new_id;
+                _cleanup_(place_done) Place place = PLACE_INIT;
+                TreeId staged, live;
+                int r = place_open(p, &place, reterr);
+
+                if (r >= 0)
+                        r = tree_identify(place.area, p->stage, &staged, reterr);
+                if (r >= 0)
+                        r = tree_identify(place.parent, place.name, &live, reterr);
+                if (r < 0)
+                        return r;
+                if (tree_id_equal(&staged, kept))
+                        continue;
+                if (staged.kind == TREE_ABSENT && live.kind != TREE_ABSENT &&
+                    memcmp(live.fsid, kept->fsid, sizeof(live.fsid)) == 0)
+                        continue;
+                return fail_set(reterr, FAIL_NOT_RESTORABLE, ESTALE,
+                                "the tree kept for %s is not where it was: is its file system "
+                                "mounted? Nothing was removed",
+                                p->path);
+        }
+        return 0;
+}
+
 int swap_confirm(Work *w, Intent *i, Failure *reterr) {
         int r;
 
-        if (i->state != INTENT_CONFIRMING) {
+        if (i->state != INTENT_CONFIRMING)
                 i->before = i->state;
+        r = check_kept(i, reterr);
+        if (r >= 0 && i->state != INTENT_CONFIRMING) {
                 i->state = INTENT_CONFIRMING;
                 r = intent_save(w, i, reterr);
-                if (r < 0)
-                        return r;
         }
+        if (r < 0)
+                return r;
         step("confirming");
         r = remove_stages(w, i, reterr);
         return r < 0 ? r : settle(w, i, INTENT_CONFIRMED, reterr);
@@ -386,11 +472,7 @@ static int recover_swap(Work *w, Intent *i, Failure *reterr) {
                 if (r < 0)
                         return r;
                 if (at == POSITION_UNKNOWN)
-                        return fail_set(
-                                reterr, FAIL_NOT_RESTORABLE, ESTALE,
-                                "%s is neither the old nor the new tree; nothing was touched, "
-                                "both stand in the area beside it as %s",
-                                i->paths[k].path, i->paths[k].stage);
+                        return is_strange(&i->paths[k], reterr);
                 n_arrived += at == arrived;
         }
         if (n_arrived == i->n_paths) {

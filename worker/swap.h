@@ -16,6 +16,12 @@
  */
 int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr);
 
+/*
+ * Opens the area where the trees of `path` are staged and kept. FAIL_NOT_RESTORABLE when the path
+ * cannot be exchanged at all: the root of a mount, a link. fd or negative.
+ */
+int swap_open_area(const char *path, bool create, Failure *reterr);
+
 /* Finishes or undoes an intent that is STAGING, SWAPPING or CONFIRMING; saves it. */
 int swap_recover(Work *w, Intent *i, Failure *reterr);
 
@@ -23,5 +29,8 @@ int swap_recover(Work *w, Intent *i, Failure *reterr);
  */
 int swap_abandon(Work *w, Intent *i, const Failure *why, Failure *reterr);
 
-/* Drops the trees that are not live. The intent becomes CONFIRMED. */
+/*
+ * Drops the trees that are not live. The intent becomes CONFIRMED; it stays CONFIRMING when one of
+ * them cannot go (a subvolume in it that may be live), and can be confirmed again.
+ */
 int swap_confirm(Work *w, Intent *i, Failure *reterr);
