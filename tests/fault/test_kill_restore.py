@@ -115,9 +115,10 @@ def site(install):
 
 
 def killed(site, step, *command):
-    """Runs a command whose worker dies at `step`; everything else of the machine lives on."""
+    """Runs a command whose worker dies at `step`, and the agent with it: it would have all recovered itself."""
     site.machine.workers.restart("restore", HOLDPOINT_STEP=step + "=kill")
     done = site.machine.call(*command)
+    site.machine.agent.kill()
     site.machine.workers.restart("restore")
     assert done.returncode == 1, "the worker did not die at %s: %s" % (step, done.stdout + done.stderr)
 
@@ -137,6 +138,7 @@ def test_restore_killed(site, step, source):
     else:
         assert site.state() == site.old
     site.damage()
+    site.refresh()
     site.machine.cli("restore", site.backup, "--from", source, "--yes")
     assert site.state() == site.new
     site.check_whole()
@@ -149,7 +151,8 @@ def test_rollback_killed(site, step):
     site.machine.cli("restore", site.backup, "--yes")
     restore_id = site.newest()["restore_id"]
     killed(site, step, "rollback", restore_id, "--yes")
-    # This time the next restore job recovers, not the boot.
+    # This time the agent has it recovered, not the boot.
+    site.refresh()
     site.machine.cli("rollback", restore_id, "--yes")
     site.check_whole()
     before = site.state()
@@ -168,6 +171,7 @@ def test_confirm_killed(site, step):
     assert done.returncode == 0, done.stderr
     assert site.state() == site.new
     assert site.staged() == []
+    site.refresh()
 
 
 @pytest.mark.parametrize("step", RECOVERY_STEPS)
@@ -183,6 +187,7 @@ def test_recovery_killed(site, step):
     assert site.state() == site.old
     site.check_whole()
     assert site.staged() == []
+    site.refresh()
 
 
 def test_agent_killed(site):
