@@ -111,7 +111,9 @@ static void report_missing(Check *c, const uint8_t id[ID_SIZE]) {
         text_hex(id, ID_SIZE, hex);
         (void) snprintf(object, sizeof(object), "chunk %s", hex);
         (void) fail_set(&why, FAIL_INTEGRITY_FAILURE, ENOENT,
-                        "chunk %s is in no readable pack; bring back the pack that held it", hex);
+                        "chunk %s is in no pack that can be read; bring back what is missing of "
+                        "packs/ and sessions/",
+                        hex);
         report(c, object, &why);
 }
 
@@ -254,6 +256,8 @@ static int check_packs(Check *c, Failure *reterr) {
 
 /* ---- packs that the index does not know: where a missing chunk may have been ---- */
 
+/* Either may be why the pack is of no use: its own damage, or that its session is lost. */
+
 static int on_known(void *userdata, const IndexPack *pack, Failure *reterr) {
         int r = buf_put(userdata, pack->uuid, UUID_SIZE);
 
@@ -283,6 +287,8 @@ static int on_pack_file(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *
         r = pack_info_load(s->check->repo, uuid, &info, &why);
         if (r >= 0)
                 r = pack_info_verify(s->check->repo, &info, advance, s->check, &why);
+        if (r >= 0 && info.kind == PACK_CONTENT)
+                r = note_session(s->check, info.session, &why);
         pack_info_done(&info);
         s->check->sum.packs++;
         return r == -ENOENT ? 0 : judge(s->check, name, r, &why, reterr);

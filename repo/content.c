@@ -107,8 +107,8 @@ static int content_load(RepoManifest *m,
         if (r < 0)
                 return r;
         if (r == 0)
-                return content_lost(id, "is in no pack of the repository: its pack is lost",
-                                    reterr);
+                return content_lost(
+                        id, "is in no pack that can be read; verify names what is missing", reterr);
         if (place.class != (uint8_t) class || (place.member && class != ENTRY_CLASS_SMALL))
                 return content_lost(id, "stands in the index as something else", reterr);
 

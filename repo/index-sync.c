@@ -1,7 +1,11 @@
 /*
  * Brings the index up to date with the packs that are there. Names are compared, nothing else, so
- * that an unchanged repository costs one listing. What a crash left behind is believed only after
- * each of its bytes was read and checked: its writer never came to say that it was durable.
+ * that an unchanged repository costs two listings; a writer, which is about to rely on what it does
+ * not store again, looks at the sizes of the packs as well. What a crash left behind is believed
+ * only after each of its bytes was read and checked: its writer never came to say that it was
+ * durable.
+ *
+ * Content whose session is not there cannot be opened by anybody: such a pack counts as lost.
  *
  * Only one process does this at a time (index.lock), and never beside a foreign writer.
  */
@@ -22,10 +26,11 @@ typedef struct Sync {
         Buf disk;     /* uuids of packs/, sorted */
         Buf seen;     /* a byte for each: the index knows it */
         Buf gone;     /* u64 numbers of rows to drop */
+        Buf keys;     /* uuids of sessions/, sorted */
         Buf sessions; /* uuids named by records, sorted; loaded when needed */
         bool sessions_loaded;
         bool rows;     /* the index has any */
-        bool vanished; /* one that was durable is not there */
+        bool vanished; /* one that was durable is not there, or of no use */
 } Sync;
 
 enum {
@@ -55,6 +60,27 @@ static int on_disk(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *reter
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot list the packs") : 0;
 }
 
+static int on_session(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *reterr) {
+        Sync *s = userdata;
+        int r = buf_put(&s->keys, uuid, UUID_SIZE);
+
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot list the sessions") : 0;
+}
+
+static bool has_key(const Sync *s, PackKind kind, const uint8_t session[UUID_SIZE]) {
+        return kind != PACK_CONTENT || find_uuid(&s->keys, session);
+}
+
+/* Torn since: cut short by a repair of the file system, or half of a copy. */
+static bool has_size(const Sync *s, const IndexPack *pack) {
+        char name[STORE_NAME_MAX];
+
+        if (!s->repo->writer)
+                return true;
+        store_pack_name(pack->uuid, name);
+        return store_size(s->repo->store, name) == pack->size;
+}
+
 static int on_row(void *userdata, const IndexPack *pack, Failure *reterr) {
         Sync *s = userdata;
         const uint8_t *at = find_uuid(&s->disk, pack->uuid);
@@ -64,7 +90,7 @@ static int on_row(void *userdata, const IndexPack *pack, Failure *reterr) {
         if (at)
                 s->seen.data[(size_t) (at - s->disk.data) / UUID_SIZE] =
                         pack->durable ? SEEN_DURABLE : SEEN_DOUBTFUL;
-        else if (pack->durable)
+        if (pack->durable && (!at || !has_key(s, pack->kind, pack->session) || !has_size(s, pack)))
                 s->vanished = true;
         if (!at || !pack->durable)
                 r = buf_put(&s->gone, &pack->no, sizeof(pack->no));
@@ -126,6 +152,8 @@ static int take_in(Sync *s, const uint8_t uuid[UUID_SIZE], bool doubtful, Failur
         if (repo_is_interrupted(s->repo))
                 return -ECANCELED;
         r = pack_info_load(s->repo, uuid, &info, &why);
+        if (r >= 0 && !has_key(s, info.kind, info.session))
+                r = fail_set(&why, FAIL_INTEGRITY_FAILURE, ENOKEY, "a pack without its session");
         if (r >= 0 && !doubtful)
                 r = is_committed(s, info.session, &why);
         if (r == 0)
@@ -170,7 +198,11 @@ static int synchronise(Sync *s, Failure *reterr) {
         r = store_list(s->repo->store, "packs", on_disk, s, reterr);
         if (r < 0)
                 return r;
+        r = store_list(s->repo->store, "sessions", on_session, s, reterr);
+        if (r < 0)
+                return r;
         sort_uuids(&s->disk);
+        sort_uuids(&s->keys);
         n = s->disk.size / UUID_SIZE;
         r = buf_reserve(&s->seen, n + 1);
         if (r < 0)
@@ -241,6 +273,7 @@ int repo_sync_index(Repo *repo, Failure *reterr) {
                 .disk = BUF_INIT(NAMES_MAX),
                 .seen = BUF_INIT(NAMES_MAX),
                 .gone = BUF_INIT(NAMES_MAX),
+                .keys = BUF_INIT(NAMES_MAX),
                 .sessions = BUF_INIT(NAMES_MAX),
         };
         int backups = store_dir_fd(repo->store, "backups"), r;
@@ -261,6 +294,7 @@ int repo_sync_index(Repo *repo, Failure *reterr) {
         buf_done(&s.disk);
         buf_done(&s.seen);
         buf_done(&s.gone);
+        buf_done(&s.keys);
         buf_done(&s.sessions);
         return r;
 }

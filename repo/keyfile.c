@@ -146,24 +146,48 @@ static int save_public(const char *keys_dir, const uint8_t public[32], Failure *
         return save(keys_dir, PUBLIC_FILE, pem.data, pem.size, reterr);
 }
 
+/* The public half of private.pem. -ENOENT leaves reterr alone. */
+static int private_half(const char *keys_dir, uint8_t ret_public[32], Failure *reterr) {
+        _cleanup_secret_ Secret pem = SECRET_INIT, raw = SECRET_INIT;
+        int r = keyfile_load_private(keys_dir, &pem, reterr);
+
+        if (r < 0)
+                return r;
+        r = crypto_private_parse(&pem, &raw, ret_public);
+        return r < 0 ? bad_key(keys_dir, PRIVATE_FILE, r, reterr) : 0;
+}
+
+/* Backups would be sealed to a key that nobody may have: found out now, or with the first restore.
+ */
+static int compare_pair(const char *keys_dir, const uint8_t public[32], Failure *reterr) {
+        uint8_t half[32];
+        int r = private_half(keys_dir, half, reterr);
+
+        if (r == -ENOENT) /* it may be kept elsewhere */
+                return 0;
+        if (r >= 0 && memcmp(half, public, sizeof(half)) != 0)
+                return fail_set(reterr, FAIL_KEY_MISSING, EKEYREJECTED,
+                                "%s/" PUBLIC_FILE " does not belong to " PRIVATE_FILE
+                                " beside it; move away the one that is not meant",
+                                keys_dir);
+        return r;
+}
+
 int keyfile_ensure_pair(const char *keys_dir, uint8_t ret_public[32], Failure *reterr) {
-        _cleanup_secret_ Secret text = SECRET_INIT, pem = SECRET_INIT, raw = SECRET_INIT;
+        _cleanup_secret_ Secret text = SECRET_INIT, pem = SECRET_INIT;
         uint8_t public[32];
         int r;
 
         r = load(keys_dir, PUBLIC_FILE, false, &text, reterr);
         if (r >= 0) {
                 r = crypto_public_parse(text.data, text.size, ret_public);
-                return r < 0 ? bad_key(keys_dir, PUBLIC_FILE, r, reterr) : 0;
+                return r < 0 ? bad_key(keys_dir, PUBLIC_FILE, r, reterr)
+                             : compare_pair(keys_dir, ret_public, reterr);
         }
         if (r != -ENOENT)
                 return r;
-        r = keyfile_load_private(keys_dir, &pem, reterr);
-        if (r >= 0) {
-                r = crypto_private_parse(&pem, &raw, public);
-                if (r < 0)
-                        return bad_key(keys_dir, PRIVATE_FILE, r, reterr);
-        } else if (r == -ENOENT) {
+        r = private_half(keys_dir, public, reterr);
+        if (r == -ENOENT) {
                 r = crypto_keypair_new(&pem, public);
                 if (r < 0)
                         return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot make a key pair");

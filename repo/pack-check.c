@@ -200,6 +200,8 @@ static const char *footer_wrong(PackInfo *info, Frame *f) {
 }
 
 static const char *header_wrong(const Repo *repo, const PackInfo *info, const Frame *f) {
+        uint16_t kind;
+
         if (memcmp(f->header, PACK_MAGIC, 8) != 0)
                 return "its beginning is overwritten";
         if (memcmp(f->header + PACK_AT_REPOSITORY, repo->uuid, UUID_SIZE) != 0)
@@ -208,6 +210,9 @@ static const char *header_wrong(const Repo *repo, const PackInfo *info, const Fr
                 return "it bears another name";
         if (memcmp(f->header + PACK_AT_VERSION, f->footer + 8, 4) != 0)
                 return "its beginning and its end do not belong together";
+        kind = get_le16(f->header + PACK_AT_KIND);
+        if (kind != PACK_CONTENT && kind != PACK_META)
+                return "it is of no known kind";
         return NULL;
 }
 

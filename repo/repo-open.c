@@ -169,14 +169,14 @@ static int on_stray_host(void *userdata, const uint8_t uuid[UUID_SIZE], Failure 
         return store_delete(repo->store, name, reterr);
 }
 
-/* A new repository must not be made where one has lost its config. */
+/* One that has lost its config is damaged: neither "not there yet" nor a place for a new one. */
 static int check_empty(Repo *repo, Failure *reterr) {
         static const char *const dirs[] = { "backups", "packs", "sessions" };
         int r = 0;
 
         for (size_t i = 0; i < ELEMENTSOF(dirs) && r >= 0; i++)
                 r = store_list(repo->store, dirs[i], on_content, repo, reterr);
-        return r < 0 ? r : store_list(repo->store, "hosts", on_stray_host, repo, reterr);
+        return r;
 }
 
 static int make(Repo *repo, Failure *reterr) {
@@ -184,6 +184,8 @@ static int make(Repo *repo, Failure *reterr) {
         int r;
 
         r = check_empty(repo, reterr);
+        if (r >= 0)
+                r = store_list(repo->store, "hosts", on_stray_host, repo, reterr);
         if (r >= 0)
                 r = keyfile_ensure_pair(repo->keys_dir, public, reterr);
         if (r < 0)
@@ -311,10 +313,13 @@ static int open_or_make(Repo *repo, bool create, Failure *reterr) {
                 r = open_existing(repo, reterr);
         else if (r == -ENOENT && create)
                 r = make(repo, reterr);
-        else if (r == -ENOENT)
-                r = fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT,
-                             "there is no repository in %s yet; the first backup makes it",
-                             repo->path);
+        else if (r == -ENOENT) {
+                r = check_empty(repo, reterr);
+                if (r >= 0)
+                        r = fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT,
+                                     "there is no repository in %s yet; the first backup makes it",
+                                     repo->path);
+        }
         if (create)
                 (void) flock(top, LOCK_UN); /* cannot fail on a lock that we hold */
         return r;

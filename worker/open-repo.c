@@ -8,6 +8,7 @@
 int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
         _cleanup_free_ char *keys = text_printf("%s/keys", config_dir());
         _cleanup_free_ char *config = text_printf("%s/config", w->config->repository_path);
+        _cleanup_free_ char *backups = text_printf("%s/backups", w->config->repository_path);
         _cleanup_(repo_closep) Repo *repo = NULL;
         RepoParams params = {
                 .path = w->config->repository_path,
@@ -19,11 +20,17 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
         };
         int r;
 
-        if (!keys || !config)
+        if (!keys || !config || !backups)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
-        if (!create && access(config, F_OK) < 0 && errno == ENOENT)
+        /* Without its config, but with its directories, it may be one that is damaged. */
+        if (!create && access(config, F_OK) < 0 && errno == ENOENT && access(backups, F_OK) < 0 &&
+            errno == ENOENT)
                 return -ENOENT;
         r = repo_open(&params, &repo, reterr);
+        if (r == -ENOENT && reterr->code == FAIL_NO_SUCH_BACKUP) {
+                *reterr = FAILURE_INIT; /* its first backup never came to its config */
+                return r;
+        }
         if (r >= 0 && writer)
                 r = repo_lock(repo, REPO_LOCK_WRITER, LOCK_TIMEOUT_USEC, reterr);
         if (r >= 0)

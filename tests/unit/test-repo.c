@@ -292,8 +292,10 @@ static void test_lost_config(void **state) {
         back_up(x, 1, id);
         shut(x);
         move(x->path, "config", "../config");
-        assert_true(try_open(x, true, &why) < 0);
-        assert_int_equal(why.code, FAIL_INTEGRITY_FAILURE);
+        for (int create = 0; create < 2; create++) {
+                assert_true(try_open(x, create, &why) < 0);
+                assert_int_equal(why.code, FAIL_INTEGRITY_FAILURE);
+        }
         move(x->path, "../config", "config");
         repofix_reopen(x);
         expect_sound(x, id);
@@ -356,6 +358,26 @@ static void test_host_secret(void **state) {
         repofix_teardown(&other);
         free(x->keys);
         x->keys = strdup(keys);
+        repofix_reopen(x);
+}
+
+/* A pair that is none would be found out by the first restore. */
+static void test_keys_that_do_not_fit(void **state) {
+        RepoFix *x = *state, other;
+        _cleanup_free_ char *from = NULL, *to = text_printf("%s/public.pem", x->keys);
+        Failure why;
+
+        shut(x);
+        repofix_setup(&other);
+        from = text_printf("%s/public.pem", other.keys);
+        assert_return_code(rename(from, to), errno);
+        repofix_teardown(&other);
+        move(x->path, "config", "../config");
+        assert_true(try_open(x, true, &why) < 0);
+        assert_int_equal(why.code, FAIL_KEY_MISSING);
+        move(x->keys, "private.pem", "../private.pem"); /* it may well be kept elsewhere */
+        assert_int_equal(try_open(x, true, &why), 0);
+        shut(x);
         repofix_reopen(x);
 }
 
@@ -442,6 +464,79 @@ static void test_vanished_pack(void **state) {
         expect_sound(x, id); /* and so the old one is whole again */
 }
 
+/* Whatever `harm` did to a file of a backup: no writer relies on it, and the check names it. */
+static void expect_stored_anew(RepoFix *x, const char *harmed, const char *file) {
+        char again[UUID_TEXT_MAX];
+        Failure why;
+        RepoCheck sum;
+        Damage d;
+
+        repofix_reopen(x);
+        assert_false(repo_base_is_trusted(x->repo, harmed));
+        assert_true(check(x, harmed, &d, &sum, &why) < 0);
+        if (!strstr(d.objects, file))
+                fail_msg("%s: %s", file, d.objects);
+        back_up(x, 1, again);
+        expect_sound(x, again);
+        content_is_there(x, again, 1);
+        /* What else of its backup lay in it is in a sound pack again, so nothing of it is used. */
+        repofix_reopen(x);
+        content_is_there(x, harmed, 1);
+}
+
+/* A file of the directory; of packs, one of the kind. Owned. */
+static char *find_file(RepoFix *x, const char *dir, PackKind kind) {
+        char *found = NULL;
+
+        list_files(x);
+        for (size_t i = 0; i < n_files && !found; i++) {
+                _cleanup_free_ char *path = text_printf("%s/%s", x->path, files[i]);
+                _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+                uint8_t header[PACK_HEADER_SIZE];
+
+                if (strncmp(files[i], dir, strlen(dir)) == 0 &&
+                    (kind == 0 ||
+                     (fd_pread_full(fd, header, sizeof(header), 0) > 0 && header[10] == kind)))
+                        found = strdup(files[i]);
+        }
+        free_files();
+        assert_non_null(found);
+        return found;
+}
+
+static void test_torn_pack(void **state) {
+        RepoFix *x = *state;
+        char id[UUID_TEXT_MAX];
+
+        for (PackKind kind = PACK_CONTENT; kind <= PACK_META; kind++) {
+                _cleanup_free_ char *file = NULL, *path = NULL;
+                struct stat st;
+
+                back_up(x, 1, id);
+                file = find_file(x, "packs/", kind);
+                path = text_printf("%s/%s", x->path, file);
+                assert_return_code(stat(path, &st), errno);
+                assert_return_code(truncate(path, kind == PACK_META ? 0 : st.st_size - 9), errno);
+                expect_stored_anew(x, id, file);
+                assert_return_code(unlink(path), errno);
+        }
+}
+
+/* Content without its session is content that nobody can open. */
+static void test_lost_session(void **state) {
+        RepoFix *x = *state;
+        char id[UUID_TEXT_MAX];
+        _cleanup_free_ char *file = NULL;
+
+        back_up(x, 1, id);
+        file = find_file(x, "sessions/", 0);
+        move(x->path, file, "../session");
+        expect_stored_anew(x, id, file);
+        move(x->path, "../session", file);
+        repofix_reopen(x);
+        expect_sound(x, id);
+}
+
 /* A session that was killed before its record: its packs are believed after a full reading only. */
 static void test_packs_of_a_killed_session(void **state) {
         RepoFix *x = *state;
@@ -474,6 +569,24 @@ static void test_packs_of_a_killed_session(void **state) {
         back_up(x, 1, id);
         content_is_there(x, id, 1);
         expect_sound(x, id);
+}
+
+/* A power cut brought its packs back, but not the session that was removed after them. */
+static void test_packs_of_an_undone_session(void **state) {
+        RepoFix *x = *state;
+        _cleanup_free_ char *record = NULL, *session = NULL;
+        char id[UUID_TEXT_MAX];
+
+        back_up(x, 1, id);
+        record = find_file(x, "backups/", 0);
+        session = find_file(x, "sessions/", 0);
+        move(x->path, record, "../record");
+        move(x->path, session, "../session");
+        forget_index(x);
+        repofix_reopen(x);
+        back_up(x, 1, id);
+        expect_sound(x, id);
+        content_is_there(x, id, 1);
 }
 
 static void test_temporary_files(void **state) {
@@ -589,10 +702,14 @@ int main(void) {
                 repofix_test(test_lost_config),
                 repofix_test(test_damaged_config),
                 repofix_test(test_host_secret),
+                repofix_test(test_keys_that_do_not_fit),
                 repofix_test(test_features),
                 repofix_test(test_index_is_a_cache),
                 repofix_test(test_vanished_pack),
+                repofix_test(test_torn_pack),
+                repofix_test(test_lost_session),
                 repofix_test(test_packs_of_a_killed_session),
+                repofix_test(test_packs_of_an_undone_session),
                 repofix_test(test_temporary_files),
                 repofix_test(test_locks),
                 repofix_test(test_reader_beside_a_writer),
