@@ -1,16 +1,21 @@
 #!/usr/bin/python3
-"""What the code has must stand in the manual: D-Bus members, errors, verbs, options, configuration keys."""
+"""What the code has must stand in the manual: D-Bus members, errors, verbs, options, configuration keys.
+And what the pages name must be in the tree.
+"""
 
 import os
 import re
 import subprocess
 import sys
 
+import errors
 import tree
 
 MANUAL = "docs/man"
 MEMBER = re.compile(r"\b(?:SD_BUS_)?(?:METHOD|PROPERTY|SIGNAL|WRITABLE_PROPERTY|UNSUPPORTED)\w*\(\s*\"([A-Z]\w+)\"")
 ERROR = re.compile(r"X\(\s*FAIL_\w+,\s*\"(\w+)\"")
+NAMED = re.compile(r"(?<![\w/.-])((?:%s|units|docs|tests)/[\w./-]*\w)(?![\w*{<])" % "|".join(tree.FOLDERS))
+PAGES = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md", "NEWS.md")
 OPTION = re.compile(r"\{\s*OPTION_\w+,\s*\"([a-z][a-z-]+)\"")
 
 
@@ -47,13 +52,25 @@ def keys():
     return re.findall(r"\"(?:Agent|Repository|Hold|Service)\",\s*\"([A-Z]\w+)\"", tree.text("base/config-rules.c"))
 
 
+def named(text):
+    """Files and folders of the tree that a page names in backquotes."""
+    return {n for quoted in re.findall(r"`([^`\n]+)`", text) for n in NAMED.findall(quoted)}
+
+
+def check_named():
+    pages = [p for p in tree.files(".md") if p in PAGES or os.path.dirname(p) == "docs"]
+    return ["%s names %s, which is not there" % (p, n) for p in pages for n in sorted(named(tree.text(p)))
+            if not os.path.exists(os.path.join(tree.TOP, n))]
+
+
 def check(programs=None):
     programs = programs or os.environ.get("HOLDPOINT_TREE") or os.path.join(tree.TOP, "build", "tree")
     return (missing(members(), "org.holdpoint.Backup1.5.scd", "D-Bus member") +
             missing(ERROR.findall(tree.text("base/fail.h")), "org.holdpoint.Backup1.5.scd", "error") +
             missing(verbs(programs), "holdpoint.1.scd", "verb") +
             missing(options(), "holdpoint.1.scd", "option") +
-            missing(keys(), "holdpoint.conf.5.scd", "key"))
+            missing(keys(), "holdpoint.conf.5.scd", "key") +
+            errors.check() + check_named())
 
 
 if __name__ == "__main__":

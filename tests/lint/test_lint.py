@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import documents  # noqa: E402
+import errors  # noqa: E402
 import includes  # noqa: E402
 import names  # noqa: E402
 import tree  # noqa: E402
@@ -59,6 +60,12 @@ def test_manual():
 def test_manual_can_fail():
     assert documents.missing(["NoSuchMember"], "holdpoint.1.scd", "D-Bus member")
     assert documents.missing([], "holdpoint.1.scd", "verb")
+
+
+def test_pages_can_fail():
+    assert documents.named("see `worker/no-such.c`, `docs/adr` and /usr/docs/x") == {"worker/no-such.c", "docs/adr"}
+    assert errors.make() != errors.make().replace("QueueFull", "Full")
+    assert len(errors.codes()) == len(errors.ADVICE)
 
 
 def test_format():
