@@ -256,8 +256,6 @@ static int check_packs(Check *c, Failure *reterr) {
 
 /* ---- packs that the index does not know: where a missing chunk may have been ---- */
 
-/* Either may be why the pack is of no use: its own damage, or that its session is lost. */
-
 static int on_known(void *userdata, const IndexPack *pack, Failure *reterr) {
         int r = buf_put(userdata, pack->uuid, UUID_SIZE);
 
@@ -287,7 +285,7 @@ static int on_pack_file(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *
         r = pack_info_load(s->check->repo, uuid, &info, &why);
         if (r >= 0)
                 r = pack_info_verify(s->check->repo, &info, advance, s->check, &why);
-        if (r >= 0 && info.kind == PACK_CONTENT)
+        if (r >= 0 && info.kind == PACK_CONTENT) /* sound, but its session may be lost */
                 r = note_session(s->check, info.session, &why);
         pack_info_done(&info);
         s->check->sum.packs++;
