@@ -89,7 +89,9 @@ static int wait_busy(Copy *c, Failure *reterr) {
         return word(c);
 }
 
-/* Reads for one slice of time. Returns 1 when all is copied, 0 when there is more. */
+enum { COPY_MORE, COPY_DONE, COPY_BUSY };
+
+/* Reads for one slice of time. COPY_BUSY when a writer kept us out: nothing was read. */
 static int copy_slice(Copy *c, uint64_t slice_usec, bool bounded, Failure *reterr) {
         uint64_t end = clock_monotonic_usec() + slice_usec;
         int r;
@@ -98,10 +100,10 @@ static int copy_slice(Copy *c, uint64_t slice_usec, bool bounded, Failure *reter
                 int rc = sqlite3_backup_step(c->backup, STEP_PAGES);
 
                 if (rc == SQLITE_DONE)
-                        return 1;
+                        return COPY_DONE;
                 if (rc == SQLITE_BUSY || rc == SQLITE_LOCKED) {
                         r = wait_busy(c, reterr);
-                        return r < 0 ? r : 0;
+                        return r < 0 ? r : COPY_BUSY;
                 }
                 if (rc != SQLITE_OK)
                         return helper_db_failure(c->h, c->db, NULL, rc, "copy", reterr);
@@ -110,7 +112,7 @@ static int copy_slice(Copy *c, uint64_t slice_usec, bool bounded, Failure *reter
                 if (r < 0)
                         return r;
         } while (!bounded || clock_monotonic_usec() < end);
-        return 0;
+        return COPY_MORE;
 }
 
 /* Begins a read transaction, and notes what the copy must come out with. */
@@ -133,9 +135,11 @@ static int read_begin(Copy *c) {
 static int copy_locked_slice(Copy *c, uint64_t slice_usec, Failure *reterr) {
         int r, rc = read_begin(c);
 
-        if ((rc & 0xff) == SQLITE_BUSY)
+        if ((rc & 0xff) == SQLITE_BUSY) {
                 r = wait_busy(c, reterr);
-        else if (rc != SQLITE_OK)
+                if (r >= 0)
+                        r = COPY_BUSY;
+        } else if (rc != SQLITE_OK)
                 r = helper_db_failure(c->h, c->db, c->source, rc, "read", reterr);
         else
                 r = copy_slice(c, slice_usec, true, reterr);
@@ -161,8 +165,10 @@ static int copy_rollback(Copy *c, Failure *reterr) {
         for (;;) {
                 int now_left, r = copy_locked_slice(c, slice, reterr);
 
-                if (r != 0)
-                        return r < 0 ? r : 0;
+                if (r < 0 || r == COPY_DONE)
+                        return r;
+                if (r == COPY_BUSY)
+                        continue; /* bounded by the time, not by the count of starts */
                 now_left = sqlite3_backup_remaining(c->backup);
                 if (left >= 0 && now_left >= left) {
                         if (++c->restarts > RESTARTS_MAX)
@@ -188,7 +194,7 @@ static int copy_pages(Copy *c, Failure *reterr) {
         if (c->db->wal) {
                 do
                         r = copy_slice(c, 0, false, reterr);
-                while (r == 0);
+                while (r == COPY_MORE || r == COPY_BUSY);
         } else
                 r = copy_rollback(c, reterr);
         rc = sqlite3_backup_finish(c->backup);
