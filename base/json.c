@@ -84,8 +84,10 @@ int json_get_array(json_object *o, const char *key, json_object **ret) {
 }
 
 int json_put(json_object *o, const char *key, json_object *value) {
-        if (!value)
+        if (!o || !value) {
+                json_object_put(value); /* taken in every case */
                 return -ENOMEM;
+        }
         if (json_object_object_add(o, key, value) < 0) {
                 json_object_put(value);
                 return -ENOMEM;
