@@ -75,7 +75,7 @@ def test_format():
     assert done.returncode == 0, "run clang-format -i on\n" + "\n".join(bad)
 
 
-@pytest.mark.parametrize("script", ["run", ".ci/run", "tests/lib/cmocka-wrapper"])
+@pytest.mark.parametrize("script", ["run", ".ci/run", "tests/lib/cmocka-wrapper", "units/examples/by-hand/start"])
 def test_shell(script):
     done = subprocess.run(["shellcheck", script], cwd=tree.TOP, capture_output=True, text=True)
     assert done.returncode == 0, "\n" + done.stdout
