@@ -51,8 +51,8 @@ def size(n):
 
 
 class Demo:
-    def __init__(self, machine, data, snapshot, rate):
-        self.machine, self.data, self.snapshot, self.rate = machine, data, snapshot, rate
+    def __init__(self, machine, data, snapshot):
+        self.machine, self.data, self.snapshot = machine, data, snapshot
         self.stores = (data.tasks, data.users)
         self.pauses, self.longest = [], []
 
@@ -74,7 +74,7 @@ class Demo:
     def under_load(self):
         """Backups while both applications write files and commit."""
         self.windows = []
-        with stores.Ring(self.stores, rate=self.rate, keep=0) as ring:
+        with stores.Ring(self.stores, keep=0) as ring:
             time.sleep(4)
             quiet_until = time.monotonic()
             self.back_up(ring, "full backup")
@@ -151,7 +151,7 @@ class Demo:
     def run(self):
         exact = self.snapshot != "none"
         self.machine.start()
-        headline("Backups under full load" if not self.rate else "Backups under %d commits a second" % (2 * self.rate))
+        headline("Backups under full load")
         wanted = self.under_load()
         headline("What there is")
         print(self.machine.cli("list", "--limit", "3").stdout.rstrip())
@@ -187,7 +187,7 @@ class Demo:
         line("verified every sealed byte", "%.2f s" % (time.monotonic() - began))
 
 
-def show(kind, snapshot, scale, rate, text):
+def show(kind, snapshot, scale, text):
     headline(text)
     with holdpoint.LoopFs(kind, 6144) as fs, holdpoint.Machine() as machine:
         began = time.monotonic()
@@ -198,7 +198,7 @@ def show(kind, snapshot, scale, rate, text):
             time.monotonic() - began))
         data.configure(machine, Snapshot=snapshot)
         try:
-            Demo(machine, data, snapshot, rate).run()
+            Demo(machine, data, snapshot).run()
         finally:
             machine.stop()
 
@@ -211,15 +211,14 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken down
     try:
         if a.only != "ext4":
-            show("btrfs", "auto", a.scale, None, "Part 1: btrfs, with a hold and snapshots")
+            show("btrfs", "auto", a.scale, "Part 1: btrfs, with a hold and snapshots")
         if a.only != "btrfs":
-            show("ext4", "none", a.scale, 2, "Part 2: ext4, Snapshot=none")
+            show("ext4", "none", a.scale, "Part 2: ext4, Snapshot=none")
             print("""
-Weaker here, and said so by 'consistency none': there is no instant for the files. All databases are copied as of one
-moment through SQLite's online backup, but each file is taken as it was when the backup came to it, so that files may
-be newer than the rows. A database with a rollback journal that is never left alone cannot be copied at all: the
-backup is then 'partial' (hence few commits a second here; WAL databases do not mind). And there are no hot copies:
-a restore reads the repository.""")
+Weaker here, and said so by 'consistency none': there is no instant for all of it. A database in WAL mode is copied
+as of the hold, through SQLite's online backup; one with a rollback journal as of the end of its copy, in short slices
+between its writers, who wait for them; and each file is taken as it was when the backup came to it, so that files may
+be newer than the rows. There are no hot copies: a restore reads the repository.""")
     except (Claim, holdpoint.FixtureError, holdpoint.CliError) as error:
         print("\nThe demo failed: %s" % error, file=sys.stderr)
         return 1
