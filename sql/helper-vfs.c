@@ -435,10 +435,21 @@ static int vfs_last_error(sqlite3_vfs *vfs, int n, char *ret) {
         return errno;
 }
 
+/*
+ * As uid 0, SQLite gives side files to the database's owner each time it opens them. That is who we
+ * are, and a ctime that moves with every hold would make each log look written to.
+ */
+static int keep_owner(int fd, uid_t uid, gid_t gid) {
+        return 0;
+}
+
 int helper_vfs_register(Helper *h, Failure *reterr) {
         h->stock = sqlite3_vfs_find("unix");
         if (!h->stock || h->stock->iVersion < 2)
                 return fail_set(reterr, FAIL_INTERNAL, ENOSYS, "this SQLite has no VFS 'unix'");
+        if (h->stock->iVersion >= 3)
+                (void) h->stock->xSetSystemCall(h->stock, "fchown",
+                                                (sqlite3_syscall_ptr) keep_owner);
         h->vfs = (sqlite3_vfs){
                 .iVersion = 2,
                 .szOsFile = h->stock->szOsFile > (int) sizeof(PlainFile) ? h->stock->szOsFile
