@@ -22,7 +22,7 @@
 
 #define FLUSH_ROUNDS     3
 #define FLUSH_SHORT_USEC (20 * USEC_PER_MSEC)
-#define RACY_USEC        (50 * USEC_PER_MSEC)
+#define RACY_USEC        (20 * USEC_PER_MSEC) /* two ticks of the slowest clock */
 
 typedef struct Shot {
         Volume *volume;
