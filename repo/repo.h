@@ -3,9 +3,9 @@
 /*
  * The repository: encrypted, deduplicated, incremental. docs/REPO-FORMAT.md is its twin.
  *
- * A writer begins a session, adds entries in manifest order, commits. A reader opens the manifest of
- * a record and streams entries and content. Not thread-safe towards its caller; threads are its own
- * affair (pipeline.c). All functions may block on the disk.
+ * A writer begins a session, adds entries in manifest order, commits. A reader opens the manifest
+ * of a record and streams entries and content. Not thread-safe towards its caller; threads are its
+ * own affair (pipeline.c). All functions may block on the disk.
  */
 
 #include "base/buf.h"
@@ -37,9 +37,9 @@ typedef struct RepoParams {
 
 /*
  * Opens (or makes) the repository, checks format and features, brings the index up to date with
- * the packs that are there. FAIL_INTEGRITY_FAILURE for damage, FAIL_NOT_RESTORABLE for a newer format or
- * another host's repository, FAIL_KEY_MISSING without the host secret (which is then recovered from
- * hosts/ if the private key is there).
+ * the packs that are there. FAIL_INTEGRITY_FAILURE for damage, FAIL_NOT_RESTORABLE for a newer
+ * format or another host's repository, FAIL_KEY_MISSING without the host secret (which is then
+ * recovered from hosts/ if the private key is there).
  */
 int repo_open(const RepoParams *params, Repo **ret, Failure *reterr);
 void repo_close(Repo *repo);
@@ -50,7 +50,11 @@ DEFINE_CLEANUP(Repo *, repo_close);
  * packs = packs/ (shared by all who read or write packs, exclusive for unlinking). Held until
  * repo_close(). Waits up to `timeout_usec` while not interrupted; then FAIL_BUSY.
  */
-typedef enum RepoLock { REPO_LOCK_WRITER, REPO_LOCK_PACKS_SHARED, REPO_LOCK_PACKS_EXCLUSIVE } RepoLock;
+typedef enum RepoLock {
+        REPO_LOCK_WRITER,
+        REPO_LOCK_PACKS_SHARED,
+        REPO_LOCK_PACKS_EXCLUSIVE
+} RepoLock;
 int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr);
 
 /*
@@ -79,41 +83,53 @@ typedef struct RepoSessionParams {
          * Called once for each recorded entry, in manifest order, with its final content: where the
          * next base state is written. A negative result ends the session. May be NULL.
          */
-        int (*on_entry)(void *userdata, const Entry *entry, const EntryLocal *local, Failure *reterr);
+        int (*on_entry)(void *userdata,
+                        const Entry *entry,
+                        const EntryLocal *local,
+                        Failure *reterr);
         /* Called from time to time with bytes of content handled so far; may be NULL. */
         void (*on_bytes)(void *userdata, uint64_t bytes);
         void *userdata;
 } RepoSessionParams;
 
 /* Needs REPO_LOCK_WRITER and REPO_LOCK_PACKS_SHARED. The session key is sealed and stored first. */
-int repo_session_begin(Repo *repo, const RepoSessionParams *params, RepoSession **ret, Failure *reterr);
+int repo_session_begin(Repo *repo,
+                       const RepoSessionParams *params,
+                       RepoSession **ret,
+                       Failure *reterr);
 
 /*
- * Adds one entry. Entries come in manifest order: service, then parent directory and name, component
- * by component. For ENTRY_FILE with a size, content is read from `fd` (borrowed, only for the time of
- * the call) with pread, data extents only; entry->class says how it is cut (LARGE is lowered
- * to SMALL by size here; SQLITE is kept). With `stable` true, fstat of fd must match `local` after
- * the reading, else REPO_E_CHANGED. Reading errors are REPO_E_SOURCE with reterr filled; a
- * file shorter than entry->size is REPO_E_CHANGED if stable, else recorded as long as it was.
- * -ECANCELED when interrupted.
+ * Adds one entry. Entries come in manifest order: service, then parent directory and name,
+ * component by component. For ENTRY_FILE with a size, content is read from `fd` (borrowed, only for
+ * the time of the call) with pread, data extents only; entry->class says how it is cut (LARGE is
+ * lowered to SMALL by size here; SQLITE is kept). With `stable` true, fstat of fd must match
+ * `local` after the reading, else REPO_E_CHANGED. Reading errors are REPO_E_SOURCE with reterr
+ * filled; a file shorter than entry->size is REPO_E_CHANGED if stable, else recorded as long as it
+ * was. -ECANCELED when interrupted.
  */
-int repo_session_add(
-        RepoSession *s, const Entry *entry, const EntryLocal *local, int fd, bool stable,
-        Failure *reterr);
+int repo_session_add(RepoSession *s,
+                     const Entry *entry,
+                     const EntryLocal *local,
+                     int fd,
+                     bool stable,
+                     Failure *reterr);
 
 /*
  * Adds an entry whose content stands in entry->content already (from the base state). Chunks are
  * looked up only if `verify`; one that is gone gives REPO_E_MISSING and records nothing.
  */
-int repo_session_reuse(
-        RepoSession *s, const Entry *entry, const EntryLocal *local, bool verify, Failure *reterr);
+int repo_session_reuse(RepoSession *s,
+                       const Entry *entry,
+                       const EntryLocal *local,
+                       bool verify,
+                       Failure *reterr);
 
 typedef struct RepoTotals {
-        uint64_t entries; /* manifest entries */
-        uint64_t bytes;   /* logical bytes of files (a hard-linked file once) */
-        uint64_t new_bytes; /* bytes added to the repository: packs, session, record */
+        uint64_t entries;    /* manifest entries */
+        uint64_t bytes;      /* logical bytes of files (a hard-linked file once) */
+        uint64_t new_bytes;  /* bytes added to the repository: packs, session, record */
         uint64_t read_bytes; /* bytes read from sources */
-        char checksum[65]; /* SHA-256 over the ordered manifest block ids */
+        char checksum[65];   /* SHA-256 over the ordered manifest block ids */
 } RepoTotals;
 
 /* Ends the stream of entries: all packs and the manifest are written (not yet durable). */
@@ -124,9 +140,12 @@ int repo_session_finish(RepoSession *s, RepoTotals *ret, Failure *reterr);
  * totals; borrowed) sealed, renamed into place, directory synced. new_bytes in `totals` gets its
  * final value, and the record that was written is returned (owned).
  */
-int repo_session_commit(
-        RepoSession *s, const char *backup_id, json_object *facts, RepoTotals *totals,
-        json_object **ret_record, Failure *reterr);
+int repo_session_commit(RepoSession *s,
+                        const char *backup_id,
+                        json_object *facts,
+                        RepoTotals *totals,
+                        json_object **ret_record,
+                        Failure *reterr);
 
 /* Ends a session without a backup (removes its packs if nothing was committed); NULL is fine. */
 void repo_session_free(RepoSession *s);
@@ -135,13 +154,16 @@ DEFINE_CLEANUP(RepoSession *, repo_session_free);
 /* ---- reading ---- */
 
 /*
- * Streams all records, in no order: `record` owned by the callee for the call, or NULL with `damage`
- * filled for a record that cannot be read. A negative result of `on_record` ends it.
+ * Streams all records, in no order: `record` owned by the callee for the call, or NULL with
+ * `damage` filled for a record that cannot be read. A negative result of `on_record` ends it.
  */
-int repo_list(
-        Repo *repo,
-        int (*on_record)(void *userdata, const char *id, json_object *record, const Failure *damage),
-        void *userdata, Failure *reterr);
+int repo_list(Repo *repo,
+              int (*on_record)(void *userdata,
+                               const char *id,
+                               json_object *record,
+                               const Failure *damage),
+              void *userdata,
+              Failure *reterr);
 
 /* One record, owned. FAIL_NO_SUCH_BACKUP, FAIL_INTEGRITY_FAILURE. */
 int repo_record_load(Repo *repo, const char *backup_id, json_object **ret, Failure *reterr);
@@ -167,9 +189,11 @@ int repo_manifest_next(RepoManifest *m, const Entry **ret, Failure *reterr);
  * Every chunk was opened, checked against its id and lies in memory for the call only.
  */
 int repo_content_read(
-        RepoManifest *m, const Entry *entry,
+        RepoManifest *m,
+        const Entry *entry,
         int (*sink)(void *userdata, uint64_t offset, const void *data, size_t n, Failure *reterr),
-        void *userdata, Failure *reterr);
+        void *userdata,
+        Failure *reterr);
 
 /* ---- upkeep ---- */
 
@@ -179,15 +203,18 @@ typedef struct RepoCheck {
 } RepoCheck;
 
 /*
- * Reads every byte of config, host, session, pin and record and of all packs that the backup uses, and
- * checks each against its MAC or hash; no private key is needed, nothing is written. `on_damage`
- * names each damaged object. FAIL_INTEGRITY_FAILURE if there was one. `on_progress` may be NULL.
+ * Reads every byte of config, host, session, pin and record and of all packs that the backup uses,
+ * and checks each against its MAC or hash; no private key is needed, nothing is written.
+ * `on_damage` names each damaged object. FAIL_INTEGRITY_FAILURE if there was one. `on_progress` may
+ * be NULL.
  */
-int repo_check(
-        Repo *repo, const char *backup_id,
-        void (*on_damage)(void *userdata, const char *object, const Failure *why),
-        void (*on_progress)(void *userdata, uint64_t done, uint64_t total), void *userdata,
-        RepoCheck *ret, Failure *reterr);
+int repo_check(Repo *repo,
+               const char *backup_id,
+               void (*on_damage)(void *userdata, const char *object, const Failure *why),
+               void (*on_progress)(void *userdata, uint64_t done, uint64_t total),
+               void *userdata,
+               RepoCheck *ret,
+               Failure *reterr);
 
 /* Writes or removes the pin of a backup durably. Needs REPO_LOCK_WRITER. */
 int repo_pin(Repo *repo, const char *backup_id, bool pinned, Failure *reterr);
