@@ -155,17 +155,17 @@ static int seal_failed(const Snapshot *s, int r, const char *what, Failure *rete
                           s->name);
 }
 
-static int image_seal(Snapshot *s, Failure *reterr) {
-        BtrfsSubvolume info;
-        int r;
+static int image_freeze(Snapshot *s, Failure *reterr) {
+        int r = util_error(btrfs_util_set_subvolume_read_only_fd(s->fd, true));
 
-        r = util_error(btrfs_util_set_subvolume_read_only_fd(s->fd, true));
-        if (r < 0)
-                return seal_failed(s, r, "seal", reterr);
-        /* ctransid moves until the last dirty page is on disk. One failed sync voids the image. */
-        if (syncfs(s->fd) < 0)
-                return seal_failed(s, -errno, "sync", reterr);
-        r = btrfs_subvolume_info(s->fd, &info);
+        return r < 0 ? seal_failed(s, r, "seal", reterr) : 0;
+}
+
+/* ctransid moves until the last dirty page is on disk: hence after the sync. */
+static int image_identify(Snapshot *s, Failure *reterr) {
+        BtrfsSubvolume info;
+        int r = btrfs_subvolume_info(s->fd, &info);
+
         if (r >= 0 && !info.read_only)
                 r = -EROFS;
         if (r < 0)
@@ -296,7 +296,8 @@ const SnapshotOps btrfs_ops = {
         .kind = SNAPSHOT_BTRFS,
         .find = volume_find_btrfs,
         .take = image_take,
-        .seal = image_seal,
+        .freeze = image_freeze,
+        .identify = image_identify,
         .check = image_check,
         .drop = image_drop,
         .describe = image_describe,

@@ -66,7 +66,8 @@ typedef struct SnapshotOps {
         /* Fills what is the provider's own of a volume that has ops and kind. */
         int (*find)(Volume *v, const char *path, Failure *reterr);
         int (*take)(Volume *v, const char *name, Snapshot *s, Failure *reterr);
-        int (*seal)(Snapshot *s, Failure *reterr);
+        int (*freeze)(Snapshot *s, Failure *reterr);   /* nobody writes it any more */
+        int (*identify)(Snapshot *s, Failure *reterr); /* once all of it is on disk */
         int (*check)(Snapshot *s, Failure *reterr);
         int (*drop)(Snapshot *s, Failure *reterr);
         int (*describe)(const Snapshot *s, json_object *o);
@@ -92,6 +93,7 @@ struct Snapshot {
         int fd;
         char *area, *name;
         int area_fd;
+        uint8_t fsid[16];
         bool sealed;
         /* From here on: known once sealed. */
         uint8_t uuid[16], parent_uuid[16];

@@ -129,6 +129,7 @@ int snapshot_take(Volume *v, const char *name, Snapshot **ret, Failure *reterr) 
                 s->root = strdup(v->root);
         if (!s || !s->root)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        memcpy(s->fsid, v->fsid, sizeof(s->fsid));
         r = v->ops->take(v, name, s, reterr);
         if (r < 0)
                 return r;
@@ -153,8 +154,45 @@ int snapshot_open_path(const Snapshot *s, const char *path, int flags) {
                                s->ops->kind == SNAPSHOT_NONE);
 }
 
-int snapshot_seal(Snapshot *s, Failure *reterr) {
-        return s->sealed ? 0 : s->ops->seal(s, reterr);
+bool volume_same_fs(const Volume *a, const Volume *b) {
+        return a->ops == b->ops && memcmp(a->fsid, b->fsid, sizeof(a->fsid)) == 0;
+}
+
+/* A file system under load takes long for a sync: the images before this one may have had theirs.
+ */
+static bool is_synced(Snapshot *const *images, size_t i) {
+        if (images[i]->ops->kind == SNAPSHOT_NONE)
+                return true;
+        for (size_t k = 0; k < i; k++)
+                if (!images[k]->sealed && images[k]->ops == images[i]->ops &&
+                    memcmp(images[k]->fsid, images[i]->fsid, sizeof(images[i]->fsid)) == 0)
+                        return true;
+        return false;
+}
+
+/* One failed sync voids the image: it is not tried again. */
+static int sync_image(const Snapshot *s, Failure *reterr) {
+        FailCode code;
+
+        if (syncfs(s->fd) == 0)
+                return 0;
+        code = errno == ENOSPC || errno == EDQUOT ? FAIL_SNAPSHOT_FULL : FAIL_SNAPSHOT_FAILED;
+        return fail_errno(reterr, code, errno, "cannot sync the snapshot of '%s'", s->root);
+}
+
+int snapshot_seal(Snapshot *const *images, size_t n, Failure *reterr) {
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < n; i++)
+                if (!images[i]->sealed)
+                        r = images[i]->ops->freeze(images[i], reterr);
+        for (size_t i = 0; r >= 0 && i < n; i++)
+                if (!images[i]->sealed && !is_synced(images, i))
+                        r = sync_image(images[i], reterr);
+        for (size_t i = 0; r >= 0 && i < n; i++)
+                if (!images[i]->sealed)
+                        r = images[i]->ops->identify(images[i], reterr);
+        return r;
 }
 
 int snapshot_check(Snapshot *s, Failure *reterr) {

@@ -53,11 +53,14 @@ int snapshot_fd(const Snapshot *s);
 /* Opens the image of the live `path` (below volume_root()) with fd_open_beneath(). fd or -errno. */
 int snapshot_open_path(const Snapshot *s, const char *path, int flags);
 
+/* True if one sync serves both: they lie on one file system. */
+bool volume_same_fs(const Volume *a, const Volume *b);
+
 /*
- * Sets the image read-only, syncs, and records its identity. After this it is never written again.
- * NONE: nothing.
+ * Sets the images read-only, syncs each file system once, and records its identity. After this it
+ * is never written again. NONE: nothing.
  */
-int snapshot_seal(Snapshot *s, Failure *reterr);
+int snapshot_seal(Snapshot *const *images, size_t n, Failure *reterr);
 
 /* Invalid or overflown images are found here, after the last byte was read. btrfs: always fine. */
 int snapshot_check(Snapshot *s, Failure *reterr);
@@ -70,8 +73,8 @@ int snapshot_drop(Snapshot *s, Failure *reterr);
 
 /*
  * Identity of a sealed image as JSON: provider, area path, name, uuid, parent_uuid, subvolume id,
- * ctransid (after sealing and syncfs; never `generation`), otransid, root (live path). Owned; NULL if it
- * is not sealed or memory is short.
+ * ctransid (after sealing and syncfs; never `generation`), otransid, root (live path). Owned; NULL
+ * if it is not sealed or memory is short.
  */
 json_object *snapshot_identity(const Snapshot *s);
 

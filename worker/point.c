@@ -37,9 +37,11 @@ typedef struct Shot {
 /* Dirty pages make the snapshot's commit long; a round that was short leaves few of them. */
 static void flush_volumes(const Source *s) {
         for (size_t i = 0; i < s->n_volumes; i++) {
-                if (volume_kind(s->volumes[i]) == SNAPSHOT_NONE)
-                        continue;
-                for (int round = 0; round < FLUSH_ROUNDS; round++) {
+                bool flushed = volume_kind(s->volumes[i]) == SNAPSHOT_NONE;
+
+                for (size_t k = 0; !flushed && k < i; k++)
+                        flushed = volume_same_fs(s->volumes[k], s->volumes[i]);
+                for (int round = 0; !flushed && round < FLUSH_ROUNDS; round++) {
                         uint64_t t = clock_monotonic_usec();
 
                         (void) syncfs(volume_root_fd(s->volumes[i])); /* only a head start */

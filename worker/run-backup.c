@@ -137,8 +137,8 @@ static int freeze(Backup *b, Failure *reterr) {
                 r = databases_recover(w, &b->source, &b->point, reterr);
         if (r >= 0)
                 r = databases_check(w, &b->source, &b->point, reterr);
-        for (size_t i = 0; r >= 0 && i < b->source.n_volumes; i++)
-                r = snapshot_seal(b->point.snapshots[i], reterr);
+        if (r >= 0)
+                r = snapshot_seal(b->point.snapshots, b->source.n_volumes, reterr);
         step("sealed");
         return r;
 }

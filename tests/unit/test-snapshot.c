@@ -237,7 +237,7 @@ static json_object *seal(Snapshot *s) {
         Failure failure = FAILURE_INIT;
         json_object *o, *copy;
 
-        if (snapshot_seal(s, &failure) < 0)
+        if (snapshot_seal(&s, 1, &failure) < 0)
                 fail_msg("%s", failure.text);
         o = snapshot_identity(s);
         assert_non_null(o);
@@ -406,7 +406,7 @@ static void test_none(void **state) {
         _cleanup_json_ json_object *o = NULL;
 
         expect_text(snapshot_open_path(s, live, O_RDONLY), "one\n");
-        assert_int_equal(snapshot_seal(s, NULL), 0);
+        assert_int_equal(snapshot_seal(&s, 1, NULL), 0);
         assert_int_equal(snapshot_check(s, NULL), 0);
         o = snapshot_identity(s);
         assert_non_null(o);
