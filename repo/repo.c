@@ -93,7 +93,8 @@ int repo_need_private(Repo *repo, Failure *reterr) {
         r = keyfile_load_private(repo->keys_dir, &pem, reterr);
         if (r == -ENOENT)
                 return fail_set(reterr, FAIL_KEY_MISSING, ENOKEY,
-                                "the private key is not on this host; give it with --key FILE");
+                                "the private key is not on this host; put private.pem back into %s",
+                                repo->keys_dir);
         return r < 0 ? r : use_private(repo, &pem, "private.pem", reterr);
 }
 
