@@ -1,6 +1,6 @@
 /*
- * All names go into one block, each found by a 32-bit offset: 300 000 names cost their bytes and
- * four more each.
+ * All names go into one block, each found by a 32-bit offset and led by what else the directory
+ * says: 300 000 names cost their bytes and thirteen more each.
  */
 
 #include "archive/arc-dir.h"
@@ -18,6 +18,9 @@
 #define NAMES_BYTES   ((size_t) 512 << 20)
 #define READ_BYTES    ((size_t) 64 << 10)
 #define OFFSETS_FIRST 256
+
+/* What stands before a name: inode number, type. */
+#define LEAD (sizeof(uint64_t) + 1)
 
 struct ArcDir {
         Buf names;
@@ -48,8 +51,8 @@ void arc_dir_free(ArcDir *d) {
         free(d);
 }
 
-static int add_name(ArcDir *d, const char *name) {
-        size_t n = strlen(name), offset = d->names.size;
+static int add_name(ArcDir *d, const char *name, uint64_t ino, uint8_t type) {
+        size_t n = strlen(name), offset = d->names.size + LEAD;
         int r;
 
         /* The kernel promises this much; a file system in user space is somebody's program. */
@@ -64,7 +67,11 @@ static int add_name(ArcDir *d, const char *name) {
                 d->offsets = p;
                 d->n_allocated = want;
         }
-        r = buf_put(&d->names, name, n + 1);
+        r = buf_put(&d->names, &ino, sizeof(ino));
+        if (r >= 0)
+                r = buf_put_u8(&d->names, type);
+        if (r >= 0)
+                r = buf_put(&d->names, name, n + 1);
         if (r < 0)
                 return r;
         d->offsets[d->n++] = (uint32_t) offset;
@@ -87,7 +94,7 @@ static int read_block(ArcDir *d, int fd) {
 
                 at += e->d_reclen;
                 if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-                        r = add_name(d, e->d_name);
+                        r = add_name(d, e->d_name, e->d_ino, e->d_type);
         }
         return r < 0 ? r : n > 0;
 }
@@ -118,4 +125,15 @@ size_t arc_dir_count(const ArcDir *d) {
 
 const char *arc_dir_name(const ArcDir *d, size_t i) {
         return (const char *) d->names.data + d->offsets[i];
+}
+
+uint64_t arc_dir_ino(const ArcDir *d, size_t i) {
+        uint64_t ino;
+
+        memcpy(&ino, d->names.data + d->offsets[i] - LEAD, sizeof(ino));
+        return ino;
+}
+
+unsigned arc_dir_type(const ArcDir *d, size_t i) {
+        return d->names.data[d->offsets[i] - 1];
 }

@@ -23,6 +23,7 @@
 #include "archive/arc-dir.h"
 #include "archive/arc-internal.h"
 #include "archive/arc-links.h"
+#include "archive/arc-scan.h"
 #include "base/fd.h"
 #include "base/names.h"
 #include "base/text.h"
@@ -49,6 +50,7 @@ struct ArcTree {
         uint64_t mount;
         bool btrfs;
         ArcDir *listing;
+        ArcScan *scan;
         Buf dir, full; /* NUL-terminated: the directory being read; the object looked at */
         Buf pending;   /* for each waiting subdirectory: inode number, name, NUL */
         Frame *frames;
@@ -199,9 +201,27 @@ static int read_object(ArcTree *t,
         return r < 0 ? r : r == 0;
 }
 
-/* `at` in dirfd is the object `name` of `dir`. 1: a directory to enter; 0; negative to stop. */
-static int
-visit(ArcTree *t, int dirfd, const char *at, const char *dir, const char *name, uint64_t *ret_ino) {
+/* The sink's first look. 1: it took care of the object. */
+static int ask(ArcTree *t, const char *dir, const char *name, const EntryLocal *local) {
+        const ArcSink *sink = t->sink;
+
+        return sink->known
+                       ? sink->known(sink->userdata, t->root->service, dir, name, local, t->reterr)
+                       : 0;
+}
+
+/*
+ * `at` in dirfd is the object `name` of `dir`. `scanned`: what it is, if that is known without a
+ * look, which only files and links with one name in a read-only image are: none of them can be a
+ * mount, or be replaced. 1: a directory to enter; 0; negative to stop.
+ */
+static int visit(ArcTree *t,
+                 int dirfd,
+                 const char *at,
+                 const char *dir,
+                 const char *name,
+                 const EntryLocal *scanned,
+                 uint64_t *ret_ino) {
         const ArcSink *sink = t->sink;
         bool linked;
         const char *first;
@@ -214,6 +234,11 @@ visit(ArcTree *t, int dirfd, const char *at, const char *dir, const char *name, 
                 return r;
         if (sink->skip && sink->skip(sink->userdata, t->root->service, dir, name))
                 return 0;
+        if (scanned) {
+                r = ask(t, dir, name, scanned);
+                if (r != 0)
+                        return r < 0 ? r : 0;
+        }
         r = arc_statx(dirfd, at, &stx);
         if (r < 0)
                 return report_errno(t, FAIL_SOURCE_MISSING, -r, "cannot be looked at");
@@ -225,11 +250,8 @@ visit(ArcTree *t, int dirfd, const char *at, const char *dir, const char *name, 
         first = linked ? arc_links_find(t->links, &stx) : NULL;
         if (first)
                 return emit_link(t, &stx, first, dir, name);
-        r = 0;
-        if (sink->known) {
-                arc_local(&stx, &local);
-                r = sink->known(sink->userdata, t->root->service, dir, name, &local, t->reterr);
-        }
+        arc_local(&stx, &local);
+        r = scanned ? 0 : ask(t, dir, name, &local);
         if (r == 0)
                 r = read_object(t, dirfd, at, &stx, dir, name);
         if (r > 0 && linked) {
@@ -333,6 +355,7 @@ static int read_directory(ArcTree *t) {
                 if (stop < 0)
                         return stop;
         }
+        arc_scan_list(t->scan, f->fd, t->listing);
         for (size_t i = 0; i < arc_dir_count(t->listing); i++) {
                 const char *name = arc_dir_name(t->listing, i), *full;
 
@@ -343,7 +366,7 @@ static int read_directory(ArcTree *t) {
                 if (t->root->rules &&
                     arc_rules_exclude(t->root->rules, full + strlen(t->root->path) + 1))
                         continue;
-                r = visit(t, f->fd, name, dir, name, &ino);
+                r = visit(t, f->fd, name, dir, name, arc_scan_at(t->scan, i), &ino);
                 if (r > 0)
                         r = put_pending(t, ino, name);
                 if (r < 0)
@@ -435,7 +458,7 @@ int arc_tree_root(ArcTree *t,
         int r;
 
         r = begin_root(t, root, reterr, &stx);
-        return r <= 0 ? r : visit(t, root->fd, "", dir, name, &ino);
+        return r <= 0 ? r : visit(t, root->fd, "", dir, name, NULL, &ino);
 }
 
 int arc_tree_below(ArcTree *t, const ArcRoot *root, Failure *reterr) {
@@ -452,6 +475,7 @@ int arc_tree_below(ArcTree *t, const ArcRoot *root, Failure *reterr) {
         fd = open_dir(root->fd, ".");
         if (fd < 0)
                 return report_errno(t, FAIL_SOURCE_MISSING, -fd, "cannot be entered");
+        arc_scan_begin(t->scan, fd);
         r = push_frame(t, fd, stx.stx_ino);
         if (r >= 0)
                 r = read_directory(t);
@@ -488,6 +512,8 @@ int arc_tree_new(const ArcSink *sink, ArcTree **ret, Failure *reterr) {
                 r = arc_dir_new(&t->listing);
         }
         if (r >= 0)
+                r = arc_scan_new(&t->scan);
+        if (r >= 0)
                 r = arc_links_new(&t->links);
         if (r >= 0)
                 r = arc_meta_new(&t->meta);
@@ -506,6 +532,7 @@ void arc_tree_free(ArcTree *t) {
                 pop_frame(t);
         free(t->frames);
         arc_dir_free(t->listing);
+        arc_scan_free(t->scan);
         arc_links_free(t->links);
         arc_meta_free(t->meta);
         buf_done(&t->dir);
