@@ -14,7 +14,7 @@ import tree
 MANUAL = "docs/man"
 MEMBER = re.compile(r"\b(?:SD_BUS_)?(?:METHOD|PROPERTY|SIGNAL|WRITABLE_PROPERTY|UNSUPPORTED)\w*\(\s*\"([A-Z]\w+)\"")
 ERROR = re.compile(r"X\(\s*FAIL_\w+,\s*\"(\w+)\"")
-NAMED = re.compile(r"(?<![\w/.-])((?:%s|units|docs|tests)/[\w./-]*\w)(?![\w*{<])" % "|".join(tree.FOLDERS))
+NAMED = re.compile(r"(?:%s|units|docs|tests)/[\w./-]*\w" % "|".join(tree.FOLDERS))
 PAGES = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md", "NEWS.md")
 OPTION = re.compile(r"\{\s*OPTION_\w+,\s*\"([a-z][a-z-]+)\"")
 
@@ -54,7 +54,8 @@ def keys():
 
 def named(text):
     """Files and folders of the tree that a page names in backquotes."""
-    return {n for quoted in re.findall(r"`([^`\n]+)`", text) for n in NAMED.findall(quoted)}
+    words = {w for quoted in re.findall(r"`([^`\n]+)`", text) for w in quoted.split()}
+    return {w for w in words if NAMED.fullmatch(w) and "NAME" not in w and "NNNN" not in w}
 
 
 def check_named():
