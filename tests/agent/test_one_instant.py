@@ -12,8 +12,8 @@ import holdpoint
 import pytest
 import stores
 
-# HOLDPOINT_POINTS=200 ./run test agent: as many as one has time for.
-POINTS = int(os.environ.get("HOLDPOINT_POINTS", "60"))
+# HOLDPOINT_POINTS=20 ./run test agent: fewer while something else is looked at.
+POINTS = int(os.environ.get("HOLDPOINT_POINTS", "200"))
 ROWS = ((0, "wal"), (65534, "delete"), (33, "wal"), (1, "delete"))
 
 
