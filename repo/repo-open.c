@@ -347,7 +347,7 @@ static int init(const RepoParams *params, Repo *repo, Failure *reterr) {
                 return fail_errno(reterr, FAIL_INTERNAL, errno,
                                   "cannot make index.lock in the state");
         r = repo_open_index(repo, reterr);
-        return r < 0 ? r : repo_sync_index(repo, reterr);
+        return r < 0 || params->writer ? r : repo_sync_index(repo, reterr);
 }
 
 int repo_open(const RepoParams *params, Repo **ret, Failure *reterr) {

@@ -31,6 +31,7 @@ typedef struct RepoParams {
         const char *keys_dir; /* keys/ in root's configuration: host secret, recipient keys */
         int state_fd;         /* the worker's state directory: the index lives there; borrowed */
         bool create;          /* make repository and keys on first use */
+        bool writer; /* REPO_LOCK_WRITER is taken next: not before that is the index synced */
         bool (*interrupted)(void *userdata); /* polled during long work; may be NULL */
         void *userdata;
 } RepoParams;

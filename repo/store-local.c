@@ -266,7 +266,7 @@ int store_list(Store *s, const char *dir, store_on_name on_name, void *userdata,
 
 /* ---- packs ---- */
 
-/* Names of a pack inside its sub-directory, which is opened (and made). */
+/* Names of a pack inside its sub-directory, which is opened (and made: durable with the pack). */
 static int pack_dir(Store *s,
                     const uint8_t uuid[UUID_SIZE],
                     bool create,
@@ -277,9 +277,11 @@ static int pack_dir(Store *s,
 
         text_uuid_format(uuid, text);
         memcpy(sub, text, 2);
+        if (create && mkdirat(packs, sub, 0700) < 0 && errno != EEXIST)
+                return -errno;
         (void) snprintf(ret_final, STORE_NAME_MAX, "%s.pack", text);
         (void) snprintf(ret_tmp, STORE_NAME_MAX, ".tmp-%s", text);
-        return create ? fs_ensure_dir(packs, sub, 0700) : fs_open_dir(packs, sub);
+        return fs_open_dir(packs, sub);
 }
 
 static int pack_failed(Store *s, const uint8_t uuid[UUID_SIZE], int r, Failure *reterr) {

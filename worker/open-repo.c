@@ -15,6 +15,7 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
                 .keys_dir = keys,
                 .state_fd = w->state_fd,
                 .create = create,
+                .writer = writer,
                 .interrupted = work_interrupted,
                 .userdata = w,
         };
