@@ -149,6 +149,26 @@ int arc_object_open(int dirfd, const char *name, ArcObject *ret) {
         return 0;
 }
 
+int arc_object_open_file(int dirfd, const char *name, ArcObject *ret) {
+        const int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+        _cleanup_close_ int fd = -1;
+        struct statx stx;
+        int r;
+
+        fd = openat(dirfd, name, flags | O_NOATIME);
+        if (fd < 0 && errno == EPERM)
+                fd = openat(dirfd, name, flags);
+        if (fd < 0)
+                return -errno;
+        r = arc_statx(fd, "", &stx);
+        if (r < 0)
+                return r;
+        if (!S_ISREG(stx.stx_mode))
+                return -ESTALE;
+        *ret = (ArcObject){ .path_fd = -1, .fd = TAKE_FD(fd), .stx = stx };
+        return 0;
+}
+
 void arc_object_done(ArcObject *o) {
         o->path_fd = fd_close(o->path_fd);
         o->fd = fd_close(o->fd);

@@ -171,7 +171,29 @@ static int emit_link(ArcTree *t,
         return r < 0 ? r : 0;
 }
 
-/* Reads the object and hands it out. 1 if it was recorded, 0 if not, negative to stop. */
+/* Reads the open object and hands it out. 1 if it was recorded, 0 if not, negative to stop. */
+static int read_open(ArcTree *t, const ArcObject *object, const char *dir, const char *name) {
+        Failure why = FAILURE_INIT;
+        Entry entry;
+        int r;
+
+        r = arc_meta_read(t->meta, object, (const char *) t->full.data, &entry, &why);
+        if (r == -ENOMEM)
+                return no_memory(t, r);
+        if (r < 0)
+                return t->sink->problem(t->sink->userdata, t->root->service,
+                                        (const char *) t->full.data, &why);
+        r = emit(t, &entry, &object->stx, entry.size > 0 ? object->fd : -1, dir, name);
+        return r < 0 ? r : r == 0;
+}
+
+static int not_opened(ArcTree *t, int r) {
+        if (r == -EMFILE || r == -ENFILE || r == -ENOMEM)
+                return no_memory(t, r);
+        return report_errno(t, FAIL_SOURCE_MISSING, -r, "cannot be opened");
+}
+
+/* Opens what was looked at, and reads it. As read_open(). */
 static int read_object(ArcTree *t,
                        int dirfd,
                        const char *at,
@@ -179,26 +201,15 @@ static int read_object(ArcTree *t,
                        const char *dir,
                        const char *name) {
         _cleanup_(arc_object_done) ArcObject object = ARC_OBJECT_INIT;
-        Failure why = FAILURE_INIT;
-        Entry entry;
         int r;
 
         r = arc_object_open(dirfd, at, &object);
-        if (r == -EMFILE || r == -ENFILE || r == -ENOMEM)
-                return no_memory(t, r);
         if (r < 0)
-                return report_errno(t, FAIL_SOURCE_MISSING, -r, "cannot be opened");
+                return not_opened(t, r);
         if (!arc_same_inode(stx, &object.stx) || !on_root_mount(t, &object.stx))
                 return report(t, FAIL_SOURCE_MISSING, ESTALE, "was replaced while it was read");
         *stx = object.stx;
-        r = arc_meta_read(t->meta, &object, (const char *) t->full.data, &entry, &why);
-        if (r == -ENOMEM)
-                return no_memory(t, r);
-        if (r < 0)
-                return t->sink->problem(t->sink->userdata, t->root->service,
-                                        (const char *) t->full.data, &why);
-        r = emit(t, &entry, stx, entry.size > 0 ? object.fd : -1, dir, name);
-        return r < 0 ? r : r == 0;
+        return read_open(t, &object, dir, name);
 }
 
 /* The sink's first look. 1: it took care of the object. */
@@ -211,9 +222,27 @@ static int ask(ArcTree *t, const char *dir, const char *name, const EntryLocal *
 }
 
 /*
- * `at` in dirfd is the object `name` of `dir`. `scanned`: what it is, if that is known without a
- * look, which only files and links with one name in a read-only image are: none of them can be a
- * mount, or be replaced. 1: a directory to enter; 0; negative to stop.
+ * What was scanned: a file or link with one name, which in a read-only image can neither be a mount
+ * nor be replaced. 1: done with; 0: it needs a closer look, the sink having been asked already.
+ */
+static int
+visit_scanned(ArcTree *t, int dirfd, const EntryLocal *scanned, const char *dir, const char *name) {
+        _cleanup_(arc_object_done) ArcObject object = ARC_OBJECT_INIT;
+        int r = ask(t, dir, name, scanned);
+
+        if (r != 0)
+                return r;
+        if (!S_ISREG(scanned->mode) || arc_object_open_file(dirfd, name, &object) < 0 ||
+            object.stx.stx_ino != scanned->ino || object.stx.stx_nlink != 1 ||
+            !on_root_mount(t, &object.stx) || !on_root_device(t, &object.stx))
+                return 0;
+        r = read_open(t, &object, dir, name);
+        return r < 0 ? r : 1;
+}
+
+/*
+ * `at` in dirfd is the object `name` of `dir`; `scanned`, if not NULL, what it is. 1: a directory
+ * to enter; 0; negative to stop.
  */
 static int visit(ArcTree *t,
                  int dirfd,
@@ -235,7 +264,7 @@ static int visit(ArcTree *t,
         if (sink->skip && sink->skip(sink->userdata, t->root->service, dir, name))
                 return 0;
         if (scanned) {
-                r = ask(t, dir, name, scanned);
+                r = visit_scanned(t, dirfd, scanned, dir, name);
                 if (r != 0)
                         return r < 0 ? r : 0;
         }
