@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "cli/fields.h"
 #include "cli/follow.h"
 #include "cli/ids.h"
@@ -20,11 +22,14 @@ static int run(Cli *cli, ClientCall *call, const char *id) {
         if (cli->options.no_wait) {
                 follow_print_queued(&job);
         } else if (code == CLI_EXIT_DONE) {
+                const char *state = field_text(job.summary, "state");
+
+                /* A confirmation swaps nothing: the figure there is that of the restore. */
                 output_duration(field_u64(job.summary, "swap_usec"), swap);
-                if (field_u64(job.summary, "swap_usec") > 0)
-                        output_line("%s  %s; swap %s", id, field_text(job.summary, "state"), swap);
+                if (field_u64(job.summary, "swap_usec") > 0 && strcmp(state, "confirmed") != 0)
+                        output_line("%s  %s; swap %s", id, state, swap);
                 else
-                        output_line("%s  %s", id, field_text(job.summary, "state"));
+                        output_line("%s  %s", id, state);
         }
         return code;
 }
