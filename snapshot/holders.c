@@ -56,8 +56,9 @@ typedef struct Scan {
 
         Place place;
         bool subvolume, btrfs;
-        dev_t dev;   /* of the superblock, as in mountinfo and maps */
-        char *where; /* the target's path in its file system */
+        int fsid_half; /* btrfs: see first_half() */
+        dev_t dev;     /* of the superblock, as in mountinfo and maps */
+        char *where;   /* the target's path in its file system */
 
         MountTable mounts;
         View *views;
@@ -206,6 +207,17 @@ static int check_mounts(Scan *s) {
 /* ---- what a task holds ---- */
 
 /*
+ * The first half of a btrfs's f_fsid is made of its uuid and of nothing else while it has had fewer
+ * than 2^32 subvolumes: where it differs, the file system does. Equal, it proves nothing.
+ */
+static int first_half(const struct statfs *fs) {
+        int half;
+
+        memcpy(&half, &fs->f_fsid, sizeof(half));
+        return half;
+}
+
+/*
  * The mount was made after the tables were read, or is detached, or lies outside the root of all
  * who are in its namespace. Returns it if it is known now; NULL with *ret_harmless or not.
  */
@@ -219,7 +231,8 @@ find_late(Scan *s, const Task *t, const char *entry, const struct statx *x, bool
                 /* Each subvolume has a device of its own: none of them tells which file system it
                  * is. */
                 *ret_harmless =
-                        statfs(path, &fs) == 0 && (unsigned long) fs.f_type != BTRFS_SUPER_MAGIC;
+                        statfs(path, &fs) == 0 && ((unsigned long) fs.f_type != BTRFS_SUPER_MAGIC ||
+                                                   first_half(&fs) != s->fsid_half);
                 if (*ret_harmless)
                         return NULL;
         }
@@ -296,10 +309,11 @@ static int look_files(Scan *s, const Task *t) {
         fd = openat(s->procfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0)
                 return GONE(-errno) ? 0 : unreadable(s, t, "fd", -errno);
-        d = fdopendir(fd);
+        d = fdopendir(fd); /* looks at it, and the process may have ended by now */
         if (!d) {
+                r = -errno;
                 fd_close(fd);
-                return no_memory(s);
+                return GONE(r) ? 0 : unreadable(s, t, "fd", r);
         }
         while ((errno = 0, e = readdir(d))) {
                 char entry[32];
@@ -444,8 +458,9 @@ static int add_threads(Scan *s, pid_t pid) {
                 return GONE(-errno) ? 0 : unreadable(s, &leader, "task", -errno);
         d = fdopendir(fd);
         if (!d) {
+                r = -errno;
                 fd_close(fd);
-                return no_memory(s);
+                return GONE(r) ? 0 : unreadable(s, &leader, "task", r);
         }
         while ((e = readdir(d)))
                 if (parse_pid(e->d_name, &tid) && tid != pid) {
@@ -499,13 +514,14 @@ static int list_tasks(Scan *s) {
 
 static int find_target(Scan *s) {
         _cleanup_close_ int fd = -1;
+        struct statfs fs;
         const Mount *m;
         int r;
 
         fd = place_open(s->path, O_PATH, FAIL_TARGET_IN_USE, s->reterr);
         if (fd < 0)
                 return fd;
-        r = place_stat(fd, &s->place);
+        r = fstatfs(fd, &fs) < 0 ? -errno : place_stat(fd, &s->place);
         if (r >= 0)
                 r = mount_table_load(&s->mounts, s->procfd, 0, "/");
         if (r < 0)
@@ -513,6 +529,7 @@ static int find_target(Scan *s) {
                                   "cannot find the place of '%s'", s->path);
         mount_table_sort(&s->mounts);
         s->btrfs = place_is_btrfs(fd);
+        s->fsid_half = first_half(&fs);
         s->subvolume = place_is_subvolume(fd, &s->place);
         m = mount_table_find(&s->mounts, s->place.mount);
         s->where = m ? mount_place(m, s->path) : NULL;
