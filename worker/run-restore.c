@@ -253,6 +253,7 @@ static int plan_service(Restore *r, const char *service, Failure *reterr) {
                                 "record has no sources of service %s", service);
         for (size_t i = 0; i < json_object_array_length(paths); i++) {
                 _cleanup_free_ char *path = NULL;
+                _cleanup_close_ int area = -1;
                 IntentPath *p;
 
                 if (json_get_path(json_object_array_get_idx(paths, i), "path", &path) < 0 ||
@@ -265,6 +266,10 @@ static int plan_service(Restore *r, const char *service, Failure *reterr) {
                                 "%s is not a Path= of service %s any more; restore it aside "
                                 "with --into",
                                 path, service);
+                /* What cannot be exchanged at all is refused before there is an intent. */
+                e = area = swap_open_area(path, true, reterr);
+                if (e < 0)
+                        return e;
                 e = intent_add_path(&r->intent, service, path, &p);
                 if (e >= 0)
                         e = copy_excludes(p, source);
@@ -557,15 +562,24 @@ int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Fai
         return e;
 }
 
-/* Loads and locks the restore that a rollback or confirm is about. */
-static int open_restore(Restore *r, Failure *reterr) {
+/*
+ * Loads and locks the restore that a rollback or confirm is about. `ret_was` (may be NULL) is its
+ * state before what an earlier worker left was finished.
+ */
+static int open_restore(Restore *r, IntentState *ret_was, Failure *reterr) {
         Failure ignored = FAILURE_INIT;
         int e = work_uuid(r->work, "restore_id", &r->restore_id, reterr);
 
-        if (e >= 0 && intent_recover_all(r->work, &ignored) < 0)
-                log_warning("an earlier restore needs attention: %s", ignored.text);
         if (e >= 0)
                 e = intent_load(r->work, r->restore_id, &r->intent, reterr);
+        if (e < 0)
+                return e;
+        if (ret_was)
+                *ret_was = r->intent.state;
+        intent_done(&r->intent);
+        if (intent_recover_all(r->work, &ignored) < 0)
+                log_warning("an earlier restore needs attention: %s", ignored.text);
+        e = intent_load(r->work, r->restore_id, &r->intent, reterr);
         if (e < 0)
                 return e;
         r->services = json_object_get(r->intent.services);
@@ -602,7 +616,7 @@ static json_object *state_summary(const Restore *r) {
 
 int run_rollback(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
         _cleanup_(restore_done) Restore r = { .work = w, .hot_lock = -1, .intent = INTENT_INIT };
-        int e = open_restore(&r, reterr);
+        int e = open_restore(&r, NULL, reterr);
 
         if (e < 0)
                 return e;
@@ -628,10 +642,16 @@ int run_rollback(Work *w, const char **ret_result, json_object **ret_summary, Fa
 
 int run_confirm(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
         _cleanup_(restore_done) Restore r = { .work = w, .hot_lock = -1, .intent = INTENT_INIT };
-        int e = open_restore(&r, reterr);
+        IntentState was;
+        int e = open_restore(&r, &was, reterr);
 
         if (e < 0)
                 return e;
+        /* An earlier confirmation that had stopped half way has just been finished. */
+        if (was == INTENT_CONFIRMING && r.intent.state == INTENT_CONFIRMED) {
+                *ret_summary = state_summary(&r);
+                return 0;
+        }
         if (r.intent.state != INTENT_ACTIVE && r.intent.state != INTENT_ROLLED_BACK &&
             r.intent.state != INTENT_CONFIRMING)
                 return fail_set(reterr, FAIL_NOT_RESTORABLE, EINVAL,
