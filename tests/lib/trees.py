@@ -29,7 +29,8 @@ def get_flags(path):
 def set_flags(path, flags):
     fd = os.open(path, os.O_RDONLY)
     try:
-        fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", flags))
+        now = struct.unpack("l", fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8)))[0]  # the others are the file system's own
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", now & ~KEPT_FLAGS | flags))
     finally:
         os.close(fd)
 
