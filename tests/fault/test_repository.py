@@ -197,6 +197,40 @@ def test_making_killed(install, step):
         restored(s, backup)
 
 
+# ---- power cuts ----
+
+def cut_power(fs):
+    """What the disk had at this instant is all there is: nothing that only the page cache held."""
+    image = os.path.join(fs.base, "image")
+    holdpoint.run("cp", "--sparse=always", image, image + ".cut")
+    fs._unmount()
+    os.rename(image + ".cut", image)
+    fs._mount()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
+def test_power_cut(install, kind):
+    """The index lies on another disk and remembers everything: it must not be believed."""
+    with holdpoint.LoopFs(kind, 300, "commit=300") as disk, holdpoint.LoopFs("btrfs", 512) as fs, \
+            holdpoint.Machine(install, os.path.join(disk.path, "repository")) as machine:
+        s = Site(fs, machine)
+        machine.start()
+        first = s.clean_run()
+        for step in ["pack-published@1", "packs-finished", "packs-durable", "committed", None]:
+            s.change()
+            before = set(s.files("backups"))
+            machine.workers.restart("backup", HOLDPOINT_STEP="%s=kill" % step if step else "")
+            assert machine.call("create", "app").returncode == (1 if step else 0)
+            holdpoint.wait_until(lambda: not machine.workers.pids(), "the workers' end")
+            made = set(s.files("backups")) - before
+            assert len(made) == (step in ("committed", None))
+            cut_power(disk)
+            machine.workers.restart("backup")
+            assert set(s.files("backups")) == before | made, step
+            s.verify(first, *map(os.path.basename, made))
+            restored(s, s.clean_run())
+
+
 # ---- damage ----
 
 def flip(path, at):
