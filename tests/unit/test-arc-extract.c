@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -379,6 +380,67 @@ static void test_interrupted(void **state) {
         assert_int_equal(arc_extract_new(&params, &x, &failure), -EINVAL);
 }
 
+static int five_bytes(void *userdata, const Entry *entry, int fd, Failure *reterr) {
+        return fd_pwrite_full(fd, "12345", 5, 0);
+}
+
+static void put_file(Put *p, const char *path, uint64_t size, uint32_t mode, uint32_t owner) {
+        Entry e = entry_of(ENTRY_FILE);
+
+        e.size = size;
+        e.mode = mode;
+        e.uid = e.gid = owner;
+        e.mtime_sec = 5;
+        if (arc_extract_put(p->x, path, &e, NULL, false, &p->failure) < 0)
+                fail_msg("%s", p->failure.text);
+}
+
+static void
+assert_file(Fixture *f, const char *path, off_t size, mode_t mode, uid_t owner, unsigned flags) {
+        _cleanup_free_ char *full = text_printf("%s/dst/%s", f->at, path);
+        _cleanup_close_ int fd = open(full, O_RDONLY | O_CLOEXEC);
+        unsigned now = 0;
+        struct stat st;
+
+        assert_true(fd >= 0);
+        assert_int_equal(fstat(fd, &st), 0);
+        assert_int_equal(st.st_size, size);
+        assert_int_equal(st.st_mode & 07777, mode);
+        assert_int_equal(st.st_uid, owner);
+        assert_int_equal(st.st_gid, owner);
+        assert_int_equal(st.st_mtim.tv_sec, 5);
+        assert_int_equal(ioctl(fd, FS_IOC_GETFLAGS, &now), 0);
+        assert_int_equal(now & FS_NOCOW_FL, flags);
+}
+
+/* The short way for plain files must come out like the long one, and be left where it does not fit.
+ */
+static void test_plain(void **state) {
+        Fixture *f = *state;
+        ArcExtractParams params = { .parent_fd = f->fd, .name = "dst", .content = five_bytes };
+        Put p = { .f = f };
+        Entry e = entry_of(ENTRY_DIRECTORY);
+
+        assert_int_equal(arc_extract_new(&params, &p.x, &p.failure), 0);
+        assert_int_equal(put(&p, "", ENTRY_DIRECTORY, NULL), 0);
+        put_file(&p, "a", 5, 0600, 0);
+        put_file(&p, "b", 5, 04755, 7);
+        put_file(&p, "c", 1 << 20, 0444, 0); /* its content ends in a hole */
+        e.flags = FS_NOCOW_FL;
+        assert_int_equal(arc_extract_put(p.x, "d", &e, NULL, false, &p.failure), 0);
+        e = entry_of(ENTRY_FILE);
+        e.size = 4;
+        assert_int_equal(arc_extract_put(p.x, "long", &e, NULL, false, &p.failure), -EINVAL);
+        put_file(&p, "d/e", 0, 0640, 7); /* born with the flag of its directory */
+        p.failure = FAILURE_INIT;
+        assert_int_equal(arc_extract_finish(p.x, &p.failure), 0);
+        assert_file(f, "a", 5, 0600, 0, 0);
+        assert_file(f, "b", 5, 04755, 7, 0);
+        assert_file(f, "c", 1 << 20, 0444, 0, 0);
+        assert_file(f, "d/e", 0, 0640, 7, 0);
+        put_end(&p);
+}
+
 static void test_no_space(void **state) {
         Fixture *f = *state;
         _cleanup_free_ char *src = loopfs_join(f->fs, "src");
@@ -406,6 +468,7 @@ int main(void) {
                 ON(ext4, test_bad_values),      ON(ext4, test_unsupported_flags),
                 ON(ext4, test_make_parents),    ON(ext4, test_directory_times),
                 ON(tmpfs, test_interrupted),    ON(ext4, test_no_space),
+                ON(btrfs, test_plain),
         };
 
         if (!loopfs_possible())
