@@ -27,9 +27,11 @@ typedef struct Check {
         RepoCheck sum;
         uint64_t total;
         uint64_t missing;
-        Buf rows;     /* u32 per pack number: rows of the index that point to it */
-        Buf used;     /* a byte per pack number */
-        Buf sessions; /* uuids */
+        Buf rows;          /* u32 per pack number: rows of the index that point to it */
+        Buf used;          /* a byte per pack number */
+        Buf sessions;      /* uuids */
+        CryptoSha *blocks; /* over the ids of the manifest's blocks */
+        uint64_t n_blocks;
 } Check;
 
 #define CHECK_MAX ((size_t) 256 << 20)
@@ -127,7 +129,13 @@ static int on_id(void *userdata, uint8_t class, const uint8_t id[ID_SIZE], Failu
         r = index_find(c->repo->index, id, &place, reterr);
         if (r == 0 || (r > 0 && place.class != class))
                 report_missing(c, id);
-        return r > 0 ? mark_pack(c, place.pack_no, reterr) : r;
+        if (r > 0)
+                r = mark_pack(c, place.pack_no, reterr);
+        if (r < 0 || class != CLASS_BLOCK)
+                return r;
+        c->n_blocks++;
+        r = crypto_sha_add(c->blocks, id, ID_SIZE);
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot hash a manifest") : 0;
 }
 
 static int on_row(void *userdata, uint64_t no, Failure *reterr) {
@@ -324,11 +332,37 @@ check_record(Check *c, const uint8_t uuid[UUID_SIZE], json_object **ret, Failure
         return r;
 }
 
+/* The blocks are those that the record has summed up. */
+static int compare_blocks(Check *c, json_object *record, Failure *ret_why) {
+        uint8_t digest[32];
+        char hex[65];
+        json_object *manifest;
+        const char *checksum;
+        uint64_t blocks;
+        int r = crypto_sha_end(c->blocks, digest);
+
+        if (r < 0)
+                return fail_errno(ret_why, FAIL_INTERNAL, -r, "cannot hash a manifest");
+        text_hex(digest, sizeof(digest), hex);
+        if (json_get_object(record, "manifest", &manifest) < 0 ||
+            json_get_u64(manifest, "blocks", &blocks) < 0 ||
+            json_get_string(manifest, "checksum", &checksum) < 0 || blocks != c->n_blocks ||
+            strcmp(checksum, hex) != 0)
+                return fail_set(ret_why, FAIL_INTEGRITY_FAILURE, EBADMSG,
+                                "the manifest is not the one that the record describes");
+        return 0;
+}
+
 /* The walk ends at the first block that cannot be read; its pack was noted before, and is named
  * below. */
 static int walk(Check *c, json_object *record, Failure *ret_why, Failure *reterr) {
-        int r = manifest_walk_ids(c->repo, record, on_id, c, ret_why);
+        int r = crypto_sha_new(&c->blocks);
 
+        if (r < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot hash a manifest");
+        r = manifest_walk_ids(c->repo, record, on_id, c, ret_why);
+        if (r >= 0)
+                r = compare_blocks(c, record, ret_why);
         if (r < 0 && ret_why->code != FAIL_INTEGRITY_FAILURE) {
                 if (reterr && reterr->code == FAIL_NONE)
                         *reterr = *ret_why;
@@ -389,6 +423,7 @@ int repo_check(Repo *repo,
         buf_done(&c.rows);
         buf_done(&c.used);
         buf_done(&c.sessions);
+        crypto_sha_free(c.blocks);
         if (ret)
                 *ret = c.sum;
         if (r >= 0 && c.sum.damaged > 0)

@@ -260,6 +260,34 @@ static void test_check_of_a_lying_index(void **state) {
         assert_int_equal(index_find(x->repo->index, chunk, &place, NULL), 0);
 }
 
+/* A record whose sums are another manifest's, though every object is sound. */
+static void test_check_of_another_manifest(void **state) {
+        RepoFix *x = *state;
+        char one[UUID_TEXT_MAX], two[UUID_TEXT_MAX];
+        json_object *a = NULL, *b = NULL, *roots, *m;
+        uint8_t uuid[UUID_SIZE];
+        Failure why;
+        RepoCheck sum;
+        Damage d;
+
+        back_up(x, 1, one);
+        back_up(x, 100, two);
+        assert_int_equal(repo_record_load(x->repo, one, &a, NULL), 0);
+        assert_int_equal(repo_record_load(x->repo, two, &b, NULL), 0);
+        assert_int_equal(json_get_object(a, "manifest", &m), 0);
+        assert_int_equal(json_get_array(m, "roots", &roots), 0);
+        assert_int_equal(json_get_object(b, "manifest", &m), 0);
+        assert_int_equal(json_put(m, "roots", json_object_get(roots)), 0);
+        assert_int_equal(text_uuid_parse(two, uuid), 0);
+        assert_int_equal(object_write(x->repo, OBJECT_RECORD, uuid, b, NULL, NULL), 0);
+        json_object_put(a);
+        json_object_put(b);
+        assert_true(check(x, two, &d, &sum, &why) < 0);
+        assert_int_equal(why.code, FAIL_INTEGRITY_FAILURE);
+        assert_non_null(strstr(d.objects, "backups/"));
+        expect_sound(x, one);
+}
+
 /* ---- making and opening ---- */
 
 static void test_crash_while_made(void **state) {
@@ -699,6 +727,7 @@ int main(void) {
                 repofix_test(test_check_after_lost_index),
                 repofix_test(test_check_without_private_key),
                 repofix_test(test_check_of_a_lying_index),
+                repofix_test(test_check_of_another_manifest),
                 repofix_test(test_crash_while_made),
                 repofix_test(test_lost_config),
                 repofix_test(test_damaged_config),
