@@ -64,6 +64,12 @@ def check_named():
             if not os.path.exists(os.path.join(tree.TOP, n))]
 
 
+def check_completion(words):
+    text = tree.text("units/holdpoint.bash")
+    return ["'%s' is not completed by units/holdpoint.bash" % w for w in sorted(set(words))
+            if not re.search(r"(?<![\w-])%s(?![\w-])" % re.escape(w), text)]
+
+
 def check(programs=None):
     programs = programs or os.environ.get("HOLDPOINT_TREE") or os.path.join(tree.TOP, "build", "tree")
     return (missing(members(), "org.holdpoint.Backup1.5.scd", "D-Bus member") +
@@ -71,7 +77,7 @@ def check(programs=None):
             missing(verbs(programs), "holdpoint.1.scd", "verb") +
             missing(options(), "holdpoint.1.scd", "option") +
             missing(keys(), "holdpoint.conf.5.scd", "key") +
-            errors.check() + check_named())
+            check_completion(verbs(programs) + options()) + errors.check() + check_named())
 
 
 if __name__ == "__main__":
