@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -166,6 +167,17 @@ static int recover(void) {
         return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/* A descriptor stands for each database's directory, live and in the image: the soft limit is for
+ * programs that select(). */
+static void raise_descriptor_limit(void) {
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return;
+        limit.rlim_cur = limit.rlim_max;
+        (void) setrlimit(RLIMIT_NOFILE, &limit); /* the old limit does for most */
+}
+
 int main(int argc, char **argv) {
         if (argc == 2 && strcmp(argv[1], "--version") == 0) {
                 (void) printf("holdpoint-worker %s\n", HOLDPOINT_VERSION);
@@ -175,6 +187,7 @@ int main(int argc, char **argv) {
         (void) umask(0077);
         (void) prctl(PR_SET_DUMPABLE, 0); /* keys are in here */
         (void) signal(SIGPIPE, SIG_IGN);
+        raise_descriptor_limit();
         if (argc == 2 && strcmp(argv[1], "--recover") == 0)
                 return recover();
         if (argc != 2 || !class_is_known(argv[1])) {
