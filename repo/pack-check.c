@@ -136,9 +136,11 @@ static int damaged(const uint8_t uuid[UUID_SIZE], Failure *reterr, const char *w
         char name[STORE_NAME_MAX];
 
         store_pack_name(uuid, name);
-        return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                        "%s is damaged: %s; bring this file back from a copy of the repository",
-                        name, why);
+        return fail_set(
+                reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
+                "%s is damaged: %s; bring this file back from a copy of the repository, or move "
+                "it away: the next backup then stores again what is still in the services",
+                name, why);
 }
 
 static int read_failed(const uint8_t uuid[UUID_SIZE], int r, Failure *reterr) {

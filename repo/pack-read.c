@@ -102,7 +102,9 @@ static int damaged(const uint8_t uuid[UUID_SIZE], int errnum, Failure *reterr, c
 
         store_pack_name(uuid, name);
         return fail_set(reterr, FAIL_INTEGRITY_FAILURE, errnum,
-                        "%s %s; bring this file back from a copy of the repository", name, why);
+                        "%s %s; bring this file back from a copy of the repository, or move "
+                        "it away: the next backup then stores again what is still in the services",
+                        name, why);
 }
 
 static int cached_open(Repo *repo, PackCache *c, CachedPack *p, uint64_t no, Failure *reterr) {
