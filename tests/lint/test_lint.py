@@ -64,7 +64,7 @@ def test_manual_can_fail():
 
 def test_pages_can_fail():
     assert documents.named("see `worker/no-such.c`, `docs/adr` and /usr/docs/x") == {"worker/no-such.c", "docs/adr"}
-    assert documents.check_completion(["nothing"]) and not documents.check_completion(["--pinned"])
+    assert documents.check_completion(["--no-such"]) and not documents.check_completion(["--pinned"])
     assert errors.make() != errors.make().replace("QueueFull", "Full")
     assert len(errors.codes()) == len(errors.ADVICE)
 
