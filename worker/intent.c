@@ -14,8 +14,6 @@
 #include "worker/state.h"
 #include "worker/swap.h"
 
-#define LOCKS_MAX 1024 /* services of one restore */
-
 static const char *const state_names[] = {
         [INTENT_STAGING] = "staging",       [INTENT_SWAPPING] = "swapping",
         [INTENT_ACTIVE] = "active",         [INTENT_ROLLED_BACK] = "rolled_back",
@@ -426,36 +424,17 @@ int intent_begin(Work *w, Intent *i, Failure *reterr) {
 
 /* ---- recovery ---- */
 
-static int lock_intent(Work *w, const Intent *i, int *locks, size_t *n_locks, Failure *reterr) {
-        size_t n = json_object_array_length(i->services);
-        int r = 0;
-
-        if (n > LOCKS_MAX)
-                return fail_set(reterr, FAIL_INTERNAL, E2BIG, "restore of %zu services", n);
-        for (size_t k = 0; r >= 0 && k < n; k++) {
-                const char *s = json_object_get_string(json_object_array_get_idx(i->services, k));
-
-                if (!s || !text_is_service_name(s))
-                        continue;
-                r = state_lock_service(w, s, 0, &locks[*n_locks], reterr);
-                if (r >= 0)
-                        ++*n_locks;
-        }
-        return r;
-}
-
 static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
         Work *w = userdata;
         Intent i = INTENT_INIT;
         Failure f = FAILURE_INIT;
-        int locks[LOCKS_MAX];
-        size_t n_locks = 0;
+        ServiceLocks locks = { 0 };
         int r;
 
         if (listed->state != INTENT_STAGING && listed->state != INTENT_SWAPPING &&
             listed->state != INTENT_CONFIRMING)
                 return 0;
-        r = lock_intent(w, listed, locks, &n_locks, &f);
+        r = state_lock_services(w, listed->services, 0, &locks, &f);
         /* Under its locks nobody changes it: what counts is what it says now. */
         if (r >= 0)
                 r = intent_load(w, listed->restore_id, &i, &f);
@@ -464,8 +443,7 @@ static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
                 r = swap_recover(w, &i, &f);
                 work_stream(w, "restore", "restore", intent_row(&i));
         }
-        for (size_t k = 0; k < n_locks; k++)
-                fd_close(locks[k]);
+        service_locks_done(&locks);
         if (r < 0 && f.code != FAIL_BUSY) {
                 log_error("restore %s could not be finished or undone: %s", listed->restore_id,
                           f.text);

@@ -1,5 +1,5 @@
 /*
- * restore, rollback, confirm. A restore by swap: stage aside, check, then swap_run(); nothing live
+ * restore. By swap: stage aside, check, then swap_run(); nothing live
  * is touched before that, and what was staged is removed when it is not reached. Aside (`into`):
  * the same extraction into the caller's directory, without swap and intent.
  */
@@ -36,17 +36,14 @@ typedef struct Restore {
         json_object *record;
         json_object *services; /* names, owned */
         int hot_lock;
-        int *locks;
-        size_t n_locks;
+        ServiceLocks locks;
         Intent intent;
         uint64_t bytes, files;
         bool used_hot, used_local;
 } Restore;
 
 static void restore_done(Restore *r) {
-        for (size_t i = 0; i < r->n_locks; i++)
-                fd_close(r->locks[i]);
-        free(r->locks);
+        service_locks_done(&r->locks);
         fd_close(r->hot_lock);
         intent_done(&r->intent);
         json_object_put(r->services);
@@ -141,21 +138,6 @@ static int load_backup(Restore *r, Failure *reterr) {
                                 "backup %s holds databases only; restore it aside with --into",
                                 r->backup_id);
         return 0;
-}
-
-static int lock_services(Restore *r, Failure *reterr) {
-        int e = 0;
-
-        r->locks = calloc(n_services(r), sizeof(int));
-        if (!r->locks)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "restore");
-        for (size_t i = 0; e >= 0 && i < n_services(r); i++) {
-                e = state_lock_service(r->work, service_at(r, i), LOCK_TIMEOUT_USEC,
-                                       &r->locks[r->n_locks], reterr);
-                if (e >= 0)
-                        r->n_locks++;
-        }
-        return e;
 }
 
 /* ---- sources ---- */
@@ -550,7 +532,7 @@ int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Fai
         if (e >= 0)
                 e = load_backup(&r, reterr);
         if (e >= 0 && !r.into)
-                e = lock_services(&r, reterr);
+                e = state_lock_services(w, r.services, LOCK_TIMEOUT_USEC, &r.locks, reterr);
         if (e < 0)
                 return e;
         ignored = FAILURE_INIT;
@@ -559,107 +541,5 @@ int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Fai
         e = r.into ? restore_aside(&r, reterr) : restore_by_swap(&r, reterr);
         work_progress(w, true);
         *ret_summary = restore_summary(&r);
-        return e;
-}
-
-/*
- * Loads and locks the restore that a rollback or confirm is about. `ret_was` (may be NULL) is its
- * state before what an earlier worker left was finished.
- */
-static int open_restore(Restore *r, IntentState *ret_was, Failure *reterr) {
-        Failure ignored = FAILURE_INIT;
-        int e = work_uuid(r->work, "restore_id", &r->restore_id, reterr);
-
-        if (e >= 0)
-                e = intent_load(r->work, r->restore_id, &r->intent, reterr);
-        if (e < 0)
-                return e;
-        if (ret_was)
-                *ret_was = r->intent.state;
-        intent_done(&r->intent);
-        if (intent_recover_all(r->work, &ignored) < 0)
-                log_warning("an earlier restore needs attention: %s", ignored.text);
-        e = intent_load(r->work, r->restore_id, &r->intent, reterr);
-        if (e < 0)
-                return e;
-        r->services = json_object_get(r->intent.services);
-        e = lock_services(r, reterr);
-        if (e < 0)
-                return e;
-        /* Another worker may have had the locks: what counts is what it says now. */
-        intent_done(&r->intent);
-        return intent_load(r->work, r->restore_id, &r->intent, reterr);
-}
-
-static int check_units(const Restore *r, Failure *reterr) {
-        int e = 0;
-
-        for (size_t i = 0; e >= 0 && i < n_services(r); i++) {
-                const ConfigService *c = config_service(r->work->config, service_at(r, i));
-
-                e = c ? units_check(c, reterr) : 0;
-        }
-        return e;
-}
-
-static json_object *state_summary(const Restore *r) {
-        _cleanup_json_ json_object *row = intent_row(&r->intent), *o = json_object_new_object();
-        const char *state;
-
-        if (!row || !o || json_get_string(row, "state", &state) < 0 ||
-            json_put_string(o, "restore_id", r->restore_id) < 0 ||
-            json_put_string(o, "state", state) < 0 ||
-            json_put_u64(o, "swap_usec", r->intent.swap_usec) < 0)
-                return NULL;
-        return TAKE_PTR(o);
-}
-
-int run_rollback(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
-        _cleanup_(restore_done) Restore r = { .work = w, .hot_lock = -1, .intent = INTENT_INIT };
-        int e = open_restore(&r, NULL, reterr);
-
-        if (e < 0)
-                return e;
-        if (r.intent.state != INTENT_ACTIVE && r.intent.state != INTENT_ROLLED_BACK)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, EINVAL,
-                                "restore %s keeps no other tree to go back to", r.restore_id);
-        if (intent_is_superseded(w, &r.intent))
-                return fail_set(
-                        reterr, FAIL_NOT_RESTORABLE, EINVAL,
-                        "restore %s is not the newest of its services; roll back the newer one "
-                        "first",
-                        r.restore_id);
-        e = check_units(&r, reterr);
-        if (e < 0)
-                return e;
-        work_accepted(w);
-        work_phase(w, "swap");
-        e = swap_run(w, &r.intent, r.intent.state == INTENT_ROLLED_BACK, reterr);
-        work_stream(w, "restore", "restore", intent_row(&r.intent));
-        *ret_summary = state_summary(&r);
-        return e;
-}
-
-int run_confirm(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
-        _cleanup_(restore_done) Restore r = { .work = w, .hot_lock = -1, .intent = INTENT_INIT };
-        IntentState was;
-        int e = open_restore(&r, &was, reterr);
-
-        if (e < 0)
-                return e;
-        /* An earlier confirmation that had stopped half way has just been finished. */
-        if (was == INTENT_CONFIRMING && r.intent.state == INTENT_CONFIRMED) {
-                *ret_summary = state_summary(&r);
-                return 0;
-        }
-        if (r.intent.state != INTENT_ACTIVE && r.intent.state != INTENT_ROLLED_BACK &&
-            r.intent.state != INTENT_CONFIRMING)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, EINVAL,
-                                "restore %s keeps no other tree to drop", r.restore_id);
-        work_accepted(w);
-        work_phase(w, "drop");
-        e = swap_confirm(w, &r.intent, reterr);
-        work_stream(w, "restore", "restore", intent_row(&r.intent));
-        *ret_summary = state_summary(&r);
         return e;
 }

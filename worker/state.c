@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/names.h"
+#include "base/text.h"
 
 #define STATE_JSON_MAX ((size_t) 64 << 20)
 #define LOCK_STEP_USEC 20000
@@ -73,6 +74,40 @@ int state_lock_service(Work *w,
                 (void) usleep(LOCK_STEP_USEC);
         }
         *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+void service_locks_done(ServiceLocks *l) {
+        for (size_t i = 0; i < l->n; i++)
+                fd_close(l->fds[i]);
+        free(l->fds);
+        *l = (ServiceLocks){ 0 };
+}
+
+int state_lock_services(Work *w,
+                        json_object *services,
+                        uint64_t timeout_usec,
+                        ServiceLocks *ret,
+                        Failure *reterr) {
+        size_t n = json_object_array_length(services);
+        _cleanup_(service_locks_done) ServiceLocks locks = { .fds = calloc(n + 1, sizeof(int)) };
+
+        if (!locks.fds)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "locks");
+        for (size_t i = 0; i < n; i++) {
+                const char *s = json_object_get_string(json_object_array_get_idx(services, i));
+                int r;
+
+                if (!s || !text_is_service_name(s))
+                        return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
+                                        "a restore or backup names no proper services");
+                r = state_lock_service(w, s, timeout_usec, &locks.fds[i], reterr);
+                if (r < 0)
+                        return r;
+                locks.n++;
+        }
+        *ret = locks;
+        locks = (ServiceLocks){ 0 };
         return 0;
 }
 

@@ -25,6 +25,20 @@ int state_lock_service(Work *w,
                        int *ret_fd,
                        Failure *reterr);
 
+/* The locks of several services, held until service_locks_done(). */
+typedef struct ServiceLocks {
+        int *fds;
+        size_t n;
+} ServiceLocks;
+
+/* Takes those of all services in the array of names, in its order; on failure none is held. */
+int state_lock_services(Work *w,
+                        json_object *services,
+                        uint64_t timeout_usec,
+                        ServiceLocks *ret,
+                        Failure *reterr);
+void service_locks_done(ServiceLocks *l);
+
 /* Reads a JSON object from a file of a state directory; -ENOENT if there is none. Owned. */
 int state_read_json(int dirfd, const char *name, json_object **ret, Failure *reterr);
 
