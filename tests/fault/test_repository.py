@@ -86,7 +86,7 @@ def site(install):
 # (call, its error, every how many times): the first that a thread of the worker or of a helper makes,
 # then the next, until a run makes no such call any more.
 CALLS = [("fsync", "EIO", 1), ("syncfs", "EIO", 1), ("renameat", "ENOSPC", 1), ("write", "ENOSPC", 1),
-         ("pwrite64", "ENOSPC", 3), ("pwrite64", "EIO", 7), ("mkdirat", "ENOSPC", 3), ("unlinkat", "EIO", 2),
+         ("pwrite64", "ENOSPC", 4), ("pwrite64", "EIO", 11), ("mkdirat", "ENOSPC", 3), ("unlinkat", "EIO", 2),
          ("close", "EIO", 61), ("openat", "ENOSPC", 71)]
 
 
@@ -98,8 +98,9 @@ def failing(site, call, error, when):
     with open(wrapper, "w") as f:
         # The tracer is the grandchild (-D): a worker checks that the socket was passed to its own process.
         # LeakSanitizer cannot work in a traced process.
-        f.write('#!/bin/sh\nexport ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0"\nexec strace -D -f -qq -o %s -e trace=%s -e inject=%s:error=%s:when=%d '
-                '%s "$@"\n' % (log, call, call, error, when, worker))
+        f.write('#!/bin/sh\nexport ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0"\n')
+        f.write('exec strace -D -f -qq -o %s -e trace=%s -e inject=%s:error=%s:when=%d %s "$@"\n' % (
+            log, call, call, error, when, worker))
     os.chmod(wrapper, 0o755)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(log)
