@@ -78,9 +78,9 @@ int hold_release(Hold *h, uint64_t *ret_pause_usec, Failure *reterr);
  * After the release: copies one database with SQLite's backup API to `fd`, an empty file which the
  * caller owns and passes open for reading and writing; it is synced. WAL: as it was at the pin (or
  * now, if it was not pinned; `held` tells). Rollback journal: in slices of at most 250 ms, started
- * again when a writer came between; the last tries may take max_hold, then FAIL_BUSY. The copy has no side files
- * and keeps page size, user_version and journal mode. 0, or negative errno with the failure in
- * reterr.
+ * again when a writer came between; the last tries may take max_hold, then FAIL_BUSY. The copy has
+ * no side files and keeps page size, user_version and journal mode. 0, or negative errno with the
+ * failure in reterr.
  */
 int hold_copy(Hold *h, size_t database, int fd, Failure *reterr);
 

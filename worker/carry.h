@@ -2,8 +2,8 @@
 
 /*
  * What a backup does not hold (its excluded paths) goes over from the tree that leaves to the tree
- * that comes: by rename inside one file system or subvolume, by copy between subvolumes. The times of
- * the directories around it stay as they were.
+ * that comes: by rename inside one file system or subvolume, by copy between subvolumes. The times
+ * of the directories around it stay as they were.
  */
 
 #include "archive/arc.h"

@@ -76,8 +76,8 @@ int intent_begin(Work *w, Intent *i, Failure *reterr);
 json_object *intent_row(const Intent *i);
 
 /*
- * True when what `i` brought is not live because of a newer restore of one of its services: one that
- * neither failed nor was rolled back.
+ * True when what `i` brought is not live because of a newer restore of one of its services: one
+ * that neither failed nor was rolled back.
  */
 bool intent_is_superseded(Work *w, const Intent *i);
 
