@@ -598,6 +598,22 @@ def test_nothing_left_to_roll_back(site):
         assert "NotRestorable" in site.machine.cli(verb, restore, "--yes", "--json", exit_code=1).stdout
 
 
+def test_a_confirmation_beside_another_file_system(site):
+    """Not mounted is not removed: the kept trees are not written off because something else stands there."""
+    restore = site.restore()["restore_id"]
+    over = os.path.dirname(site.conf)
+    holdpoint.run("mount", "-t", "tmpfs", "holdpoint-test", over)
+    try:
+        os.mkdir(os.path.join(over, ".holdpoint"), 0o700)
+        text = site.machine.cli("confirm", restore, "--yes", exit_code=1).stderr
+        assert "mounted" in text
+    finally:
+        holdpoint.run("umount", over)
+    assert len(site.staged()) == 3
+    site.machine.cli("rollback", restore, "--yes")
+    site.machine.cli("confirm", restore, "--yes")
+
+
 def test_a_subvolume_in_the_old_tree(snapshots):
     """Somebody's nested subvolume went aside with the old tree: a confirmation does not take it along."""
     site = snapshots
