@@ -278,6 +278,16 @@ static int recorded_kind(const Restore *r, const IntentPath *p, TreeKind *ret) {
         return -EBADMSG;
 }
 
+/* Of several paths the largest kind of tree names the method. */
+static void note_method(Intent *i, TreeKind kind) {
+        const char *method = kind == TREE_SUBVOLUME ? "subvolume"
+                             : kind == TREE_FILE    ? "files"
+                                                    : "directory";
+
+        if (kind == TREE_FILE ? !*i->method : strcmp(i->method, "subvolume") != 0)
+                (void) snprintf(i->method, sizeof(i->method), "%s", method);
+}
+
 static int stage_path(Restore *r, IntentPath *p, Failure *reterr) {
         _cleanup_(snapshot_freep) Snapshot *hot = NULL;
         _cleanup_close_ int area = -1;
@@ -298,10 +308,7 @@ static int stage_path(Restore *r, IntentPath *p, Failure *reterr) {
         if (e < 0)
                 return e;
         count_stage(r, &s);
-        (void) snprintf(r->intent.method, sizeof(r->intent.method), "%s",
-                        kind == TREE_SUBVOLUME ? "subvolume"
-                        : kind == TREE_FILE    ? "files"
-                                               : "directory");
+        note_method(&r->intent, kind);
         return tree_identify(area, p->stage, &p->new_id, reterr);
 }
 

@@ -245,6 +245,13 @@ int stage_aside(Stage *s, int dirfd, Failure *reterr) {
                 r = arc_extract_finish(x.out, reterr);
         if (r >= 0 && syncfs(dirfd) < 0)
                 r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno, "syncing");
+        if (r == -ENOTEMPTY && !made && s->files == 0) {
+                *reterr = FAILURE_INIT;
+                return fail_set(reterr, FAIL_TARGET_IN_USE, ENOTEMPTY,
+                                "the directory to restore into has a '%s' with something in it: "
+                                "choose an empty one",
+                                s->service);
+        }
         /* Half a service is worth nothing; a directory that was there is its owner's. */
         if (r < 0 && made && fs_remove_tree(dirfd, s->service, NULL, NULL) < 0)
                 log_warning("what was restored of service %s is left", s->service);
