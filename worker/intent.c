@@ -422,6 +422,25 @@ int intent_begin(Work *w, Intent *i, Failure *reterr) {
         return 0;
 }
 
+static int refuse_half_done(void *userdata, Intent *i, Failure *reterr) {
+        const char *service = userdata;
+
+        if (i->state != INTENT_SWAPPING)
+                return 0;
+        for (size_t k = 0; k < i->n_paths; k++)
+                if (strcmp(i->paths[k].service, service) == 0)
+                        return fail_set(
+                                reterr, FAIL_BUSY, EBUSY,
+                                "restore %s of service %s was cut off in its swap and is not "
+                                "recovered yet; see 'holdpoint restores' and the log",
+                                i->restore_id, service);
+        return 0;
+}
+
+int intent_check_settled(Work *w, const char *service, Failure *reterr) {
+        return intent_for_each(w, refuse_half_done, (void *) service, reterr);
+}
+
 /* ---- recovery ---- */
 
 static int recover_one(void *userdata, Intent *listed, Failure *reterr) {

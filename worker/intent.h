@@ -82,6 +82,12 @@ json_object *intent_row(const Intent *i);
 bool intent_is_superseded(Work *w, const Intent *i);
 
 /*
+ * FAIL_BUSY while a swap of this service stands half done: what is live may be a mix, and must not
+ * become a backup. Needs the service's lock, so that no worker is in the middle of it.
+ */
+int intent_check_settled(Work *w, const char *service, Failure *reterr);
+
+/*
  * Finishes or undoes every intent that a crash left in the middle, taking the locks of its
  * services; one whose services are locked by a running worker is left to it. What fits neither the
  * old nor the new picture is not touched and makes it fail (an alarm in the journal).

@@ -16,6 +16,7 @@
 #include "worker/databases.h"
 #include "worker/facts.h"
 #include "worker/hot.h"
+#include "worker/intent.h"
 #include "worker/open-repo.h"
 #include "worker/run.h"
 #include "worker/state.h"
@@ -99,6 +100,8 @@ static int prepare(Backup *b, Failure *reterr) {
                 r = source_open(w, b->services, &b->source, reterr);
         if (r >= 0)
                 r = lock_services(b, reterr);
+        for (size_t i = 0; r >= 0 && i < b->source.n_services; i++)
+                r = intent_check_settled(w, b->source.services[i].config->name, reterr);
         if (r >= 0)
                 r = open_repo(w, true, true, &b->repo, reterr);
         if (r < 0)

@@ -236,6 +236,10 @@ def test_unknown_tree_is_left_alone(site):
     assert site.paths[2] in done.stderr
     with open(site.paths[2]) as f:
         assert f.read() == "somebody else's"
+    # What is live is a mix now: it must not become a backup.
+    site.machine.agent.start(site.machine.bus)
+    refused = site.machine.call("create", "site")
+    assert refused.returncode == 6 and "was cut off" in refused.stderr, refused.stderr
     os.rename(moved, site.paths[2])
     assert site.machine.worker_recover().returncode == 0
     assert site.state() == site.old
