@@ -393,7 +393,7 @@ static int read_directory(ArcTree *t) {
                         return r;
                 full = (const char *) t->full.data;
                 if (t->root->rules &&
-                    arc_rules_exclude(t->root->rules, full + strlen(t->root->path) + 1))
+                    globs_exclude(t->root->rules, full + strlen(t->root->path) + 1))
                         continue;
                 r = visit(t, f->fd, name, dir, name, arc_scan_at(t->scan, i), &ino);
                 if (r > 0)

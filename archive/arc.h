@@ -9,29 +9,7 @@
 #include "base/cleanup.h"
 #include "base/entry.h"
 #include "base/fail.h"
-
-/* ---- rules: which paths are left out ---- */
-
-typedef struct ArcRules ArcRules;
-
-/*
- * Globs relative to a service's Path: `*` and `?` and [sets] within a component, `**` any number of
- * components. A directory that matches is left out with all below it; "cache/" + "**" keeps the
- * directory and leaves out what is in it. A leading dot is a character like others, `?` is one
- * UTF-8 character (or a byte that is none), a backslash is itself; [!x] and [^x] negate. -EINVAL
- * with reterr (FAIL_CONFIGURATION_INVALID) for a malformed glob.
- */
-int arc_rules_new(const char *const *globs, size_t n, ArcRules **ret, Failure *reterr);
-void arc_rules_free(ArcRules *rules);
-DEFINE_CLEANUP(ArcRules *, arc_rules_free);
-bool arc_rules_exclude(const ArcRules *rules, const char *path); /* relative path, no leading
-                                                                     slash; "" never is */
-
-/*
- * The literal directory that every match of glob `i` lies below ("" if any), for finding excluded
- * paths without a walk of everything. Borrowed; NULL past the last.
- */
-const char *arc_rules_prefix(const ArcRules *rules, size_t i);
+#include "base/globs.h"
 
 /* ---- walk ---- */
 
@@ -39,7 +17,7 @@ typedef struct ArcRoot {
         const char *service;
         const char *path; /* live absolute path: what entries are named by */
         int fd;           /* O_PATH or read descriptor of the directory or file to read; borrowed */
-        const ArcRules *rules; /* may be NULL */
+        const Globs *rules; /* may be NULL */
 } ArcRoot;
 
 typedef struct ArcSink {

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/config-internal.h"
+#include "base/globs.h"
 #include "base/names.h"
 #include "base/text.h"
 
@@ -35,19 +36,11 @@ static int parse_service_path(const SettingsValue *v, void *target, Failure *ret
 }
 
 static int parse_exclude(const SettingsValue *v, void *target, Failure *reterr) {
-        const char *p = v->text;
+        _cleanup_(globs_freep) Globs *globs = NULL;
+        Failure why = FAILURE_INIT;
 
-        if (*p == 0)
-                return settings_refuse(v, reterr, "must not be empty");
-        if (*p == '/')
-                return settings_refuse(v, reterr, "must be relative to its Path=");
-        while (*p) {
-                size_t n = strcspn(p, "/");
-
-                if (n == 2 && p[0] == '.' && p[1] == '.')
-                        return settings_refuse(v, reterr, "must not contain '..'");
-                p += n + (p[n] == '/');
-        }
+        if (globs_new(&v->text, 1, &globs, &why) < 0)
+                return settings_refuse(v, reterr, "%s", why.text);
         return settings_parse_list(v, target, reterr);
 }
 

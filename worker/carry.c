@@ -18,16 +18,16 @@
 #define CARRY_DEPTH_MAX 2048
 
 typedef struct Finder {
-        const ArcRules *rules;
+        const Globs *rules;
         int (*on_path)(void *userdata, const char *relative);
         void *userdata;
 } Finder;
 
 /* True if something below `dir` (relative, "" is the root) can match a rule. */
-static bool can_match_below(const ArcRules *rules, const char *dir) {
+static bool can_match_below(const Globs *rules, const char *dir) {
         const char *prefix;
 
-        for (size_t i = 0; (prefix = arc_rules_prefix(rules, i)); i++) {
+        for (size_t i = 0; (prefix = globs_prefix(rules, i)); i++) {
                 size_t n = strlen(prefix), k = strlen(dir);
 
                 /* Either lies on the way to the other. */
@@ -61,7 +61,7 @@ static int find_level(const Finder *f, int dirfd, const char *dir, unsigned dept
                 path = text_printf("%s%s%s", dir, *dir ? "/" : "", e->d_name);
                 if (!path)
                         return -ENOMEM;
-                if (arc_rules_exclude(f->rules, path)) {
+                if (globs_exclude(f->rules, path)) {
                         r = f->on_path(f->userdata, path);
                         continue;
                 }
@@ -78,14 +78,14 @@ static int find_level(const Finder *f, int dirfd, const char *dir, unsigned dept
 }
 
 int carry_find(int treefd,
-               const ArcRules *rules,
+               const Globs *rules,
                int (*on_path)(void *userdata, const char *relative),
                void *userdata,
                Failure *reterr) {
         Finder f = { .rules = rules, .on_path = on_path, .userdata = userdata };
         int copy, r;
 
-        if (!arc_rules_prefix(rules, 0))
+        if (!globs_prefix(rules, 0))
                 return 0;
         copy = fs_open_dir(treefd, ".");
         r = copy < 0 ? copy : find_level(&f, copy, "", 0);
@@ -206,7 +206,7 @@ static int clear_one(void *userdata, const char *relative) {
                      : 0;
 }
 
-int carry_clear(int treefd, const ArcRules *rules, Failure *reterr) {
+int carry_clear(int treefd, const Globs *rules, Failure *reterr) {
         Clear c = { .treefd = treefd, .reterr = reterr };
 
         return carry_find(treefd, rules, clear_one, &c, reterr);

@@ -13,13 +13,13 @@
  * Directories are descended into only where a rule can match. A negative result ends it.
  */
 int carry_find(int treefd,
-               const ArcRules *rules,
+               const Globs *rules,
                int (*on_path)(void *userdata, const char *relative),
                void *userdata,
                Failure *reterr);
 
 /* Removes them; a subvolume among them is refused (FAIL_TARGET_IN_USE). */
-int carry_clear(int treefd, const ArcRules *rules, Failure *reterr);
+int carry_clear(int treefd, const Globs *rules, Failure *reterr);
 
 /* An excluded path that is a subvolume of its own: it can only be moved, and that anywhere. */
 bool carry_is_subvolume(int treefd, const char *relative);

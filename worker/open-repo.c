@@ -1,9 +1,45 @@
 #include "worker/open-repo.h"
 
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/text.h"
+#include "worker/state.h"
+
+#define KNOWN_NAME "repository.json"
+
+/* True if this worker has used a repository at the configured path before. */
+static bool is_known(Work *w) {
+        _cleanup_json_ json_object *o = NULL;
+        _cleanup_free_ char *path = NULL;
+        Failure ignored = FAILURE_INIT;
+
+        return state_read_json(w->state_fd, KNOWN_NAME, &o, &ignored) >= 0 &&
+               json_get_path(o, "path", &path) >= 0 &&
+               strcmp(path, w->config->repository_path) == 0;
+}
+
+static int remember(Work *w, Failure *reterr) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+
+        if (!o || json_put_path(o, "path", w->config->repository_path) < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
+        return state_write_json(w->state_fd, KNOWN_NAME, o, reterr);
+}
+
+/*
+ * A disk that is not mounted looks like a repository that was never made: a backup into the bare
+ * mount point would be told as good, and a reconcile would forget every backup there is.
+ */
+static int refuse_vanished(Work *w, Failure *reterr) {
+        return fail_set(
+                reterr, FAIL_SOURCE_MISSING, ENOENT,
+                "the repository %s is gone; is its file system mounted? If it was removed on "
+                "purpose, remove " KNOWN_NAME " from the worker's state directory to begin a "
+                "new one",
+                w->config->repository_path);
+}
 
 int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
         _cleanup_free_ char *keys = text_printf("%s/keys", config_dir());
@@ -19,13 +55,17 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
                 .interrupted = work_interrupted,
                 .userdata = w,
         };
+        bool known = is_known(w), absent;
         int r;
 
         if (!keys || !config || !backups)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
         /* Without its config, but with its directories, it may be one that is damaged. */
-        if (!create && access(config, F_OK) < 0 && errno == ENOENT && access(backups, F_OK) < 0 &&
-            errno == ENOENT)
+        absent = access(config, F_OK) < 0 && errno == ENOENT && access(backups, F_OK) < 0 &&
+                 errno == ENOENT;
+        if (absent && known)
+                return refuse_vanished(w, reterr);
+        if (absent && !create)
                 return -ENOENT;
         r = repo_open(&params, &repo, reterr);
         if (r == -ENOENT && reterr->code == FAIL_NO_SUCH_BACKUP) {
@@ -36,6 +76,8 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
                 r = repo_lock(repo, REPO_LOCK_WRITER, LOCK_TIMEOUT_USEC, reterr);
         if (r >= 0)
                 r = repo_lock(repo, REPO_LOCK_PACKS_SHARED, LOCK_TIMEOUT_USEC, reterr);
+        if (r >= 0 && !known)
+                r = remember(w, reterr);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(repo);

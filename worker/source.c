@@ -66,8 +66,8 @@ static int open_service(Source *s, size_t i, Failure *reterr) {
         const ConfigService *c = service->config;
         int r;
 
-        r = arc_rules_new((const char *const *) c->excludes.items, c->excludes.n, &service->rules,
-                          reterr);
+        r = globs_new((const char *const *) c->excludes.items, c->excludes.n, &service->rules,
+                      reterr);
         if (r < 0) {
                 fail_prefix(reterr, "%s", c->file);
                 return r;
@@ -136,7 +136,7 @@ int source_open(Work *w, json_object *services, Source *ret, Failure *reterr) {
 
 void source_done(Source *s) {
         for (size_t i = 0; i < s->n_services; i++)
-                arc_rules_free(s->services[i].rules);
+                globs_free(s->services[i].rules);
         for (size_t i = 0; i < s->n_volumes; i++)
                 volume_free(s->volumes[i]);
         for (size_t i = 0; i < s->n_databases; i++) {

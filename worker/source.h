@@ -52,7 +52,7 @@ typedef struct SourceDatabase {
 
 typedef struct SourceService {
         const ConfigService *config;
-        ArcRules *rules;
+        Globs *rules;
         bool uses_image; /* all its paths lie in snapshots */
         bool online;     /* some database is copied, so the image is not what is archived */
         bool unheld;     /* has a database that nobody held: new, or one too many */

@@ -270,16 +270,16 @@ static bool image_is_root(const Stage *s, const char *path) {
 /* What the image has beyond the backup: the excluded paths of that instant. */
 static int
 drop_excluded(int dirfd, const char *name, char *const *excludes, size_t n, Failure *reterr) {
-        ArcRules *rules = NULL;
+        Globs *rules = NULL;
         _cleanup_close_ int tree = fs_open_dir(dirfd, name);
         int r;
 
         if (tree < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -tree, "staged tree");
-        r = arc_rules_new((const char *const *) excludes, n, &rules, reterr);
+        r = globs_new((const char *const *) excludes, n, &rules, reterr);
         if (r >= 0)
                 r = carry_clear(tree, rules, reterr);
-        arc_rules_free(rules);
+        globs_free(rules);
         return r;
 }
 

@@ -152,15 +152,15 @@ static bool same_device(int a, int b) {
         return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev;
 }
 
-static int rules_of(const IntentPath *p, ArcRules **ret, Failure *reterr) {
-        return arc_rules_new((const char *const *) p->excludes, p->n_excludes, ret, reterr);
+static int rules_of(const IntentPath *p, Globs **ret, Failure *reterr) {
+        return globs_new((const char *const *) p->excludes, p->n_excludes, ret, reterr);
 }
 
 /* Copies what must be copied and names what will be renamed. The live tree is only read here. */
 static int plan_carry(Work *w, IntentPath *p, Failure *reterr) {
         _cleanup_(place_done) Place place = PLACE_INIT;
         _cleanup_close_ int live = -1, staged = -1;
-        _cleanup_(arc_rules_freep) ArcRules *rules = NULL;
+        _cleanup_(globs_freep) Globs *rules = NULL;
         Carry c = { .work = w, .path = p, .reterr = reterr };
         int r;
 

@@ -438,6 +438,40 @@ def test_a_repository_is_no_source(site):
 # --- what is left behind -------------------------------------------------------------------------------
 
 
+def test_a_vanished_repository(site):
+    """A disk that is not mounted is not a repository that was never made."""
+    data = os.path.join(site.fs.path, "vanished")
+    write(os.path.join(data, "f"), b"content")
+    site.service("vanished", data)
+    first = site.create("vanished")["backup_id"]
+    machine = site.machine
+    os.rename(machine.repository, machine.repository + ".away")
+    try:
+        os.mkdir(machine.repository, 0o700)
+        refused = machine.call("create", "vanished")
+        assert refused.returncode == 1 and "is its file system mounted" in refused.stderr, refused.stderr
+        assert os.listdir(machine.repository) == []
+        # Nor does the catalogue forget what is only away.
+        machine.agent.stop()
+        machine.agent.start(machine.bus)
+        holdpoint.wait_until(lambda: [j for j in machine.json("jobs")["jobs"] if j["type"] == "reconcile"
+                                      and j["state"] == "finished"], "the reconcile")
+        assert first in [b["backup_id"] for b in machine.json("list", "--limit", 500)["backups"]]
+        os.rmdir(machine.repository)
+    finally:
+        os.rename(machine.repository + ".away", machine.repository)
+    assert site.create("vanished")["status"] == "completed"
+    # Another path is another repository, begun without a question.
+    machine.write_config()
+    with open(os.path.join(machine.etc, "holdpoint.conf"), "w") as f:
+        f.write("[Repository]\nPath=%s-2\n" % machine.repository)
+    machine.reload()
+    assert site.create("vanished")["status"] == "completed"
+    machine.write_config()
+    machine.reload()
+    assert site.create("vanished")["status"] == "completed"
+
+
 def test_canceled(site):
     path = site.fs.subvolume("canceled")
     write(os.path.join(path, "f"), os.urandom(3 << 20))

@@ -64,11 +64,12 @@ def test_helper_killed_while_it_holds(site):
     """The helper dies under the hold: the backup says that it is only crash-consistent."""
     site.workers.restart("backup", HOLDPOINT_STEP="held=stop")
     job = site.json("create", "app", "--no-wait")
-    helper = holdpoint.wait_until(lambda: [p for p in site.workers.pids() if "holdpoint-sqlite" in command(p)],
-                                  "the helper")
     worker = holdpoint.wait_until(lambda: [p for p in site.workers.pids() if stopped(p)], "the step")
+    helper = [p for p in site.workers.pids() if "holdpoint-sqlite" in command(p)]
+    assert helper
     for pid in helper:
         os.kill(pid, 9)
+    holdpoint.wait_until(lambda: not any(map(command, helper)), "the helper's end")
     os.kill(worker[0], 18)
     backup = holdpoint.wait_until(lambda: finished(site, job["backup_id"]), "the backup", 30)
     site.workers.restart("backup")

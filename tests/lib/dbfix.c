@@ -25,6 +25,8 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/fs.h"
+#include "base/names.h"
+#include "base/proc.h"
 #include "base/text.h"
 
 char *dbfix_new(void) {
@@ -69,7 +71,8 @@ static sqlite3 *child_open(const char *dir, const char *name) {
         sqlite3 *db = NULL;
 
         (void) snprintf(path, sizeof(path), "%s/%s", dir, name);
-        if (sqlite3_open(path, &db) != SQLITE_OK || sqlite3_busy_timeout(db, 10000) != SQLITE_OK)
+        /* Long: several busy writers of one rollback journal starve each other, hold or not. */
+        if (sqlite3_open(path, &db) != SQLITE_OK || sqlite3_busy_timeout(db, 60000) != SQLITE_OK)
                 _exit(8);
         return db;
 }
@@ -277,4 +280,22 @@ pid_t dbfix_helper_pid(void) {
                         return atoi(e->d_name);
         }
         return -1;
+}
+
+int dbfix_helper_set_up(void **state) {
+        char *base = dbfix_new();
+        char command[512];
+        int n = snprintf(command, sizeof(command), "install -m 755 '%s/%s' '%s'",
+                         proc_libexec_dir(), HP_SQLITE_PROGRAM, base);
+
+        assert_in_range(n, 1, sizeof(command) - 1);
+        assert_int_equal(system(command), 0);
+        assert_int_equal(setenv(HP_ENV_LIBEXEC, base, 1), 0);
+        *state = base;
+        return 0;
+}
+
+int dbfix_helper_tear_down(void **state) {
+        dbfix_remove(*state);
+        return 0;
 }

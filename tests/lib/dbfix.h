@@ -16,6 +16,13 @@
 char *dbfix_new(void);
 void dbfix_remove(char *base);
 
+/*
+ * For a test program as a whole: copies the helper to a directory that every user may enter (a
+ * build below /root is closed to the databases' owners) and points HOLDPOINT_LIBEXECDIR there.
+ */
+int dbfix_helper_set_up(void **state);
+int dbfix_helper_tear_down(void **state);
+
 /* BASE/NAME as a directory of `uid`, 0755. Its path (owned) and an O_PATH descriptor. */
 char *dbfix_dir(const char *base, const char *name, uid_t uid, int *ret_fd);
 

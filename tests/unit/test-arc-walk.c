@@ -345,7 +345,7 @@ static bool choose_interrupted(void *userdata) {
 
 static int choose(Chooser *c, const char *path, const char *glob, Failure *reterr) {
         _cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
-        _cleanup_(arc_rules_freep) ArcRules *rules = NULL;
+        _cleanup_(globs_freep) Globs *rules = NULL;
         ArcRoot root = { .service = "s", .path = "/tree", .fd = fd };
         ArcSink sink = {
                 .known = choose_known,
@@ -357,7 +357,7 @@ static int choose(Chooser *c, const char *path, const char *glob, Failure *reter
         };
 
         if (glob) {
-                assert_int_equal(arc_rules_new(&glob, 1, &rules, reterr), 0);
+                assert_int_equal(globs_new(&glob, 1, &rules, reterr), 0);
                 root.rules = rules;
         }
         return arc_walk(&root, 1, &sink, reterr);

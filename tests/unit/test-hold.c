@@ -600,5 +600,5 @@ int main(void) {
 
         if (geteuid() != 0)
                 return 77; /* needs owners of its own: skipped */
-        return cmocka_run_group_tests(tests, NULL, NULL);
+        return cmocka_run_group_tests(tests, dbfix_helper_set_up, dbfix_helper_tear_down);
 }

@@ -10,23 +10,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "archive/arc.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/globs.h"
 
-static ArcRules *rules_of(const char *glob) {
+static Globs *rules_of(const char *glob) {
         Failure failure = FAILURE_INIT;
-        ArcRules *rules = NULL;
+        Globs *rules = NULL;
 
-        if (arc_rules_new(&glob, 1, &rules, &failure) < 0)
+        if (globs_new(&glob, 1, &rules, &failure) < 0)
                 fail_msg("'%s' was refused: %s", glob, failure.text);
         return rules;
 }
 
 static void check(const char *glob, const char *path, bool expected) {
-        _cleanup_(arc_rules_freep) ArcRules *rules = rules_of(glob);
+        _cleanup_(globs_freep) Globs *rules = rules_of(glob);
 
-        if (arc_rules_exclude(rules, path) != expected)
+        if (globs_exclude(rules, path) != expected)
                 fail_msg("glob '%s' and path '%s': expected %d", glob, path, expected);
 }
 
@@ -109,32 +109,32 @@ static void test_any_depth(void **state) {
 
 static void test_several(void **state) {
         static const char *const globs[] = { "one", "two/**", "**/*.bak" };
-        _cleanup_(arc_rules_freep) ArcRules *rules = NULL, *none = NULL;
+        _cleanup_(globs_freep) Globs *rules = NULL, *none = NULL;
         Failure failure = FAILURE_INIT;
 
-        assert_int_equal(arc_rules_new(globs, 3, &rules, &failure), 0);
-        assert_true(arc_rules_exclude(rules, "one"));
-        assert_true(arc_rules_exclude(rules, "two/x"));
-        assert_true(arc_rules_exclude(rules, "three/x.bak"));
-        assert_false(arc_rules_exclude(rules, "two"));
-        assert_false(arc_rules_exclude(rules, "three/x"));
-        assert_int_equal(arc_rules_new(NULL, 0, &none, &failure), 0);
-        assert_false(arc_rules_exclude(none, "one"));
-        assert_null(arc_rules_prefix(none, 0));
-        assert_false(arc_rules_exclude(NULL, "one"));
+        assert_int_equal(globs_new(globs, 3, &rules, &failure), 0);
+        assert_true(globs_exclude(rules, "one"));
+        assert_true(globs_exclude(rules, "two/x"));
+        assert_true(globs_exclude(rules, "three/x.bak"));
+        assert_false(globs_exclude(rules, "two"));
+        assert_false(globs_exclude(rules, "three/x"));
+        assert_int_equal(globs_new(NULL, 0, &none, &failure), 0);
+        assert_false(globs_exclude(none, "one"));
+        assert_null(globs_prefix(none, 0));
+        assert_false(globs_exclude(NULL, "one"));
 }
 
 static void test_prefix(void **state) {
         static const char *const globs[] = { "cache/**", "a/b/*.tmp", "**/x",
                                              "x",        "a/[b]/c",   "a/b/c" };
         static const char *const expected[] = { "cache", "a/b", "", "", "a", "a/b" };
-        _cleanup_(arc_rules_freep) ArcRules *rules = NULL;
+        _cleanup_(globs_freep) Globs *rules = NULL;
         Failure failure = FAILURE_INIT;
 
-        assert_int_equal(arc_rules_new(globs, ELEMENTSOF(globs), &rules, &failure), 0);
+        assert_int_equal(globs_new(globs, ELEMENTSOF(globs), &rules, &failure), 0);
         for (size_t i = 0; i < ELEMENTSOF(globs); i++)
-                assert_string_equal(arc_rules_prefix(rules, i), expected[i]);
-        assert_null(arc_rules_prefix(rules, ELEMENTSOF(globs)));
+                assert_string_equal(globs_prefix(rules, i), expected[i]);
+        assert_null(globs_prefix(rules, ELEMENTSOF(globs)));
 }
 
 static void test_malformed(void **state) {
@@ -146,11 +146,11 @@ static void test_malformed(void **state) {
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
                 const char *both[] = { "fine", bad[i] };
                 Failure failure = FAILURE_INIT;
-                ArcRules *rules = (ArcRules *) 1;
+                Globs *rules = (Globs *) 1;
 
-                if (arc_rules_new(both, 2, &rules, &failure) != -EINVAL)
+                if (globs_new(both, 2, &rules, &failure) != -EINVAL)
                         fail_msg("'%s' was taken", bad[i]);
-                assert_ptr_equal(rules, (ArcRules *) 1);
+                assert_ptr_equal(rules, (Globs *) 1);
                 assert_int_equal(failure.code, FAIL_CONFIGURATION_INVALID);
                 assert_non_null(strstr(failure.text, bad[i]));
         }
@@ -158,16 +158,16 @@ static void test_malformed(void **state) {
 
 static void test_too_large(void **state) {
         Failure failure = FAILURE_INIT;
-        ArcRules *rules = NULL;
+        Globs *rules = NULL;
         char text[5001] = { 0 };
         const char *glob = text;
 
         memset(text, 'a', 5000);
-        assert_int_equal(arc_rules_new(&glob, 1, &rules, &failure), -EINVAL);
+        assert_int_equal(globs_new(&glob, 1, &rules, &failure), -EINVAL);
         for (size_t i = 0; i < 100; i++)
                 memcpy(text + 2 * i, "a/", 2);
         text[199] = 0;
-        assert_int_equal(arc_rules_new(&glob, 1, &rules, &failure), -EINVAL);
+        assert_int_equal(globs_new(&glob, 1, &rules, &failure), -EINVAL);
 }
 
 /* Globs that make backtracking matchers run for years. */

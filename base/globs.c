@@ -7,12 +7,13 @@
  * bounds the cost by the product of the two lengths.
  */
 
+#include "base/globs.h"
+
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "archive/arc.h"
 #include "base/cleanup.h"
 #include "base/text.h"
 
@@ -32,7 +33,7 @@ typedef struct Glob {
         size_t n_parts;
 } Glob;
 
-struct ArcRules {
+struct Globs {
         Glob *globs;
         size_t n;
 };
@@ -255,22 +256,21 @@ static int glob_init(Glob *g, const char *text, Failure *reterr) {
                 _cleanup_free_ char *shown = text_escape(text);
 
                 return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
-                                "Exclude='%.400s' is not a usable glob: %s", shown ? shown : "?",
-                                fault);
+                                "'%.400s' is not a usable glob: %s", shown ? shown : "?", fault);
         }
         g->n_parts = n_parts;
         g->prefix = glob_prefix(g);
         return g->prefix ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "Exclude=");
 }
 
-int arc_rules_new(const char *const *globs, size_t n, ArcRules **ret, Failure *reterr) {
-        _cleanup_(arc_rules_freep) ArcRules *rules = calloc(1, sizeof(*rules));
+int globs_new(const char *const *texts, size_t n, Globs **ret, Failure *reterr) {
+        _cleanup_(globs_freep) Globs *rules = calloc(1, sizeof(*rules));
         int r;
 
         if (!rules || !(rules->globs = calloc(n ? n : 1, sizeof(*rules->globs))))
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "Exclude=");
         for (; rules->n < n; rules->n++) {
-                r = glob_init(&rules->globs[rules->n], globs[rules->n], reterr);
+                r = glob_init(&rules->globs[rules->n], texts[rules->n], reterr);
                 if (r < 0) {
                         rules->n++; /* the half-made one is freed too */
                         return r;
@@ -280,7 +280,7 @@ int arc_rules_new(const char *const *globs, size_t n, ArcRules **ret, Failure *r
         return 0;
 }
 
-void arc_rules_free(ArcRules *rules) {
+void globs_free(Globs *rules) {
         if (!rules)
                 return;
         for (size_t i = 0; rules->globs && i < rules->n; i++) {
@@ -292,13 +292,13 @@ void arc_rules_free(ArcRules *rules) {
         free(rules);
 }
 
-bool arc_rules_exclude(const ArcRules *rules, const char *path) {
+bool globs_exclude(const Globs *rules, const char *path) {
         for (size_t i = 0; rules && i < rules->n; i++)
                 if (glob_matches(&rules->globs[i], path))
                         return true;
         return false;
 }
 
-const char *arc_rules_prefix(const ArcRules *rules, size_t i) {
+const char *globs_prefix(const Globs *rules, size_t i) {
         return rules && i < rules->n ? rules->globs[i].prefix : NULL;
 }
