@@ -142,6 +142,8 @@ static void hold_busy(Fixture *f, const char *schema, size_t n_dbs, size_t n_wri
                         assert_true(any_advances(&w[i * n_writers], n_writers));
                 hold_free(h);
         }
+        for (size_t i = 0; i < n_dbs * n_writers; i++) /* all at once: none starves the last */
+                w[i].stats->stop = true;
         for (size_t i = 0; i < n_dbs * n_writers; i++) {
                 assert_int_equal(w[i].stats->errors, 0);
                 dbfix_writer_stop(&w[i]);
