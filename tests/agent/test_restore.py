@@ -107,12 +107,13 @@ class Site:
         os.chmod(self.file, 0o640)
 
     def keep(self, name):
-        """A copy of all that is live, to compare with later."""
+        """A copy of all that is live, to compare with later. By content: rsync's own look at size and time takes
+        two writings within one second for one."""
         top = os.path.join(self.fs.path, "kept", name)
         for path in (*self.paths, self.other):
             if os.path.lexists(path):
                 os.makedirs(top + os.path.dirname(path), exist_ok=True)
-                holdpoint.run("rsync", "-aHAX", "--delete", path, top + os.path.dirname(path) + "/")
+                holdpoint.run("rsync", "-aHAX", "--checksum", "--delete", path, top + os.path.dirname(path) + "/")
         return top
 
     def compare(self, top, paths=None, at=""):
