@@ -33,10 +33,6 @@ void log_open(const char *program) {
                 log_state.max_level = LOG_DEBUG;
 }
 
-void log_set_max_level(int level) {
-        log_state.max_level = level;
-}
-
 static void copy_text(char *to, size_t n, const char *from) {
         (void) snprintf(to, n, "%s", from ? from : "");
 }

@@ -17,12 +17,11 @@ typedef struct LogContext {
         const char *result;
 } LogContext;
 
-/* Names the program in lines on stderr; `program` is borrowed for ever. */
+/*
+ * Names the program in lines on stderr; `program` is borrowed for ever. HOLDPOINT_DEBUG=1 in the
+ * environment shows debug lines too.
+ */
 void log_open(const char *program);
-
-/* LOG_DEBUG shows everything; the default is LOG_INFO. HOLDPOINT_DEBUG=1 sets LOG_DEBUG in
- * log_open. */
-void log_set_max_level(int level);
 
 /* Fields of the running job that all further lines carry; copied. NULL clears them. */
 void log_set_context(const LogContext *context);
