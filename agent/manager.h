@@ -16,6 +16,7 @@
 
 typedef struct Job Job;
 typedef struct sd_bus sd_bus;
+typedef struct PendingCall PendingCall;
 
 typedef struct Manager {
         sd_event *event;
@@ -42,7 +43,7 @@ typedef struct Manager {
 
         uint64_t stored_bytes, free_bytes;
         bool workers_reachable;
-        unsigned pending_calls; /* waiting for an answer about their sender */
+        PendingCall *pending_calls; /* waiting for an answer about their sender; bus-auth.c */
         bool stopping;
 } Manager;
 

@@ -193,6 +193,10 @@ BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Config
     <allow send_destination="{name}" send_interface="org.freedesktop.DBus.Introspectable"/>
     <allow send_destination="{name}" send_interface="org.freedesktop.DBus.Peer"/>
     <deny receive_sender="{name}" receive_type="signal"/>
+    <allow send_destination="org.freedesktop.PolicyKit1"/>
+  </policy>
+  <policy user="polkitd">
+    <allow own="org.freedesktop.PolicyKit1"/>
   </policy>
   <policy user="{agent}">
     <allow own="{name}"/>
