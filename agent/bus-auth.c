@@ -50,6 +50,8 @@ static const Action actions[] = {
         { "ListFiles", HP_POLKIT_PREFIX "read-files", "bs" },
         { "DiffBackups", HP_POLKIT_PREFIX "read-files", "b" },
         { "Prune", HP_POLKIT_PREFIX "delete", "" },
+        { "ImportBackup", HP_POLKIT_PREFIX "manage-configuration", "" },
+        { "GetRepository", HP_POLKIT_PREFIX "list", "" },
         { "SetSchedule", HP_POLKIT_PREFIX "manage-schedule", "" },
         { "GetSchedule", HP_POLKIT_PREFIX "list", "" },
         { "ListSchedules", HP_POLKIT_PREFIX "list", "" },
@@ -63,26 +65,6 @@ static const Action actions[] = {
         { "GetStatus", HP_POLKIT_PREFIX "list", "" },
         { "Reload", HP_POLKIT_PREFIX "manage-configuration", "" },
 };
-
-/* Who may begin a job may end it. */
-static const char *action_of_job(JobType type) {
-        switch (type) {
-        case JOB_BACKUP:
-                return HP_POLKIT_PREFIX "create";
-        case JOB_RESTORE:
-        case JOB_ROLLBACK:
-        case JOB_CONFIRM:
-                return HP_POLKIT_PREFIX "restore";
-        case JOB_VERIFY:
-                return HP_POLKIT_PREFIX "verify";
-        case JOB_DELETE:
-                return HP_POLKIT_PREFIX "delete";
-        case JOB_RECONCILE:
-        case JOB_RECOVER:
-                return HP_POLKIT_PREFIX "manage-configuration";
-        }
-        return NULL;
-}
 
 #define SERVICE_TEXT_MAX 64 /* design: a name has at most 63 bytes */
 
@@ -109,10 +91,10 @@ static int describe_job(Manager *m, sd_bus_message *call, Subject *ret) {
                                 NULL) <= 0)
                 return -ENOENT;
         j = found;
-        ret->action = action_of_job(j->type);
+        ret->action = job_type_action(j->type); /* who may begin a job may end it */
         (void) snprintf(ret->backup, sizeof(ret->backup), "%s", j->backup_id);
         name_services(ret, &j->services);
-        return ret->action ? 0 : -ENOENT;
+        return 0;
 }
 
 static void describe_restore(Manager *m, const char *id, Subject *ret) {

@@ -18,8 +18,25 @@ typedef struct CreateArguments {
         const char *type, *name, *description;
         bool include_files, pinned, has_level;
         uint32_t level;
-        char id[UUID_TEXT_MAX], created_by[32];
+        char id[UUID_TEXT_MAX], created_by[BUS_CREATED_BY_MAX];
 } CreateArguments;
+
+int bus_check_name(const char *name, const char *description, Failure *reterr) {
+        if (!*name || !text_is_label(name, NAME_MAX_BYTES))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "the name of a backup has 1 to %d bytes and no control characters",
+                                NAME_MAX_BYTES);
+        if (!record_is_text(description, TEXT_MAX_BYTES))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'description' has at most %d bytes and no control "
+                                "characters but line ends and tabs",
+                                TEXT_MAX_BYTES);
+        return 0;
+}
+
+void bus_created_by(uint32_t uid, char ret[BUS_CREATED_BY_MAX]) {
+        (void) snprintf(ret, BUS_CREATED_BY_MAX, "uid:%u", uid);
+}
 
 static int read_create(sd_bus_message *call, CreateArguments *a, Failure *reterr) {
         const BusOption options[] = {
@@ -35,15 +52,9 @@ static int read_create(sd_bus_message *call, CreateArguments *a, Failure *reterr
         r = bus_read_options(call, options, ELEMENTSOF(options), reterr);
         if (r < 0)
                 return r;
-        if (!*a->name || !text_is_label(a->name, NAME_MAX_BYTES))
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
-                                "the name of a backup has 1 to %d bytes and no control characters",
-                                NAME_MAX_BYTES);
-        if (!record_is_text(a->description, TEXT_MAX_BYTES))
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
-                                "option 'description' has at most %d bytes and no control "
-                                "characters but line ends and tabs",
-                                TEXT_MAX_BYTES);
+        r = bus_check_name(a->name, a->description, reterr);
+        if (r < 0)
+                return r;
         if (a->has_level && a->level > LEVEL_MAX)
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
                                 "option 'compression_level' is 0 to %d, not %u", LEVEL_MAX,
@@ -69,17 +80,7 @@ static int choose_services(Manager *m, const char *type, ConfigStrings *ret, Fai
         return r < 0 ? fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory") : 0;
 }
 
-static int new_id(char ret[UUID_TEXT_MAX], Failure *reterr) {
-        uint8_t uuid[16];
-        int r = text_uuid_new(uuid);
-
-        if (r < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot make an id");
-        text_uuid_format(uuid, ret);
-        return 0;
-}
-
-static json_object *create_request(const CreateArguments *a, const ConfigStrings *services) {
+static json_object *create_parameters(const CreateArguments *a, const ConfigStrings *services) {
         _cleanup_json_ json_object *o = json_object_new_object();
 
         if (!o || json_put_string(o, "backup_id", a->id) < 0 ||
@@ -100,17 +101,19 @@ int bus_backup_create(Manager *m, sd_bus_message *call, uint32_t uid, Failure *r
         CreateArguments a = { .description = "", .include_files = true };
         _cleanup_strings_ ConfigStrings services = { .n = 0 };
         _cleanup_json_ json_object *row = NULL;
-        JobRequest request;
+        _cleanup_job_request_ JobRequest q = {
+                .type = JOB_BACKUP, .uid = uid, .services = &services, .fds = JOB_FDS_INIT
+        };
         Job *j;
         int r = read_create(call, &a, reterr);
 
         if (r >= 0)
                 r = choose_services(m, a.type, &services, reterr);
         if (r >= 0)
-                r = new_id(a.id, reterr);
+                r = bus_new_id(a.id, reterr);
         if (r < 0)
                 return r;
-        (void) snprintf(a.created_by, sizeof(a.created_by), "uid:%u", uid);
+        bus_created_by(uid, a.created_by);
         row = record_new_backup(&(RecordNew){
                 .id = a.id,
                 .name = a.name,
@@ -120,20 +123,12 @@ int bus_backup_create(Manager *m, sd_bus_message *call, uint32_t uid, Failure *r
                 .services = &services,
                 .pinned = a.pinned,
         });
-        request = (JobRequest){
-                .type = JOB_BACKUP,
-                .uid = uid,
-                .backup_id = a.id,
-                .services = &services,
-                .request = create_request(&a, &services),
-                .backup = row,
-                .directory = -1,
-        };
-        if (!row) {
-                json_object_put(request.request);
+        if (!row)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        }
-        r = job_submit(m, &request, &j, reterr);
+        q.backup_id = a.id;
+        q.backup = row;
+        q.parameters = create_parameters(&a, &services);
+        r = job_submit(m, &q, &j, reterr);
         return r < 0 ? r : bus_reply_job(call, a.id, j, reterr);
 }
 
@@ -209,95 +204,111 @@ int bus_backup_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *ret
         return bus_fail(reterr, r);
 }
 
-static int load_backup(Manager *m, const char *id, json_object **ret, Failure *reterr) {
-        int r = catalog_get_backup(m->catalog, id, ret, reterr);
-
-        if (r == -ENOENT)
-                return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT, "no backup %s", id);
-        return r;
-}
-
 int bus_backup_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
         _cleanup_json_ json_object *backup = NULL;
         const char *id;
         int r = bus_read_id(call, "backup", &id, reterr);
 
         if (r >= 0)
-                r = load_backup(m, id, &backup, reterr);
+                r = bus_load_backup(m, id, &backup, reterr);
         return r < 0 ? r : bus_reply_dictionary(call, backup, bus_append_backup, reterr);
 }
 
-/* A job about one backup whose request is its id and perhaps a depth. */
-static int submit_simple(Manager *m,
-                         sd_bus_message *call,
-                         JobType type,
-                         uint32_t uid,
-                         json_object *backup,
-                         const char *depth,
-                         Failure *reterr) {
-        _cleanup_strings_ ConfigStrings services = { .n = 0 };
-        const char *id;
-        json_object *o;
-        Job *j;
-        int r = record_services(backup, &services);
+/* Makes the request of a job about one backup and all of its services. */
+static int prepare(JobRequest *q, json_object *backup, ConfigStrings *services, Failure *reterr) {
+        int r = bus_choose_services(backup, "", services, reterr);
 
-        if (r < 0 || json_get_string(backup, "backup_id", &id) < 0)
-                return fail_set(reterr, FAIL_INTERNAL, EUCLEAN,
-                                "the catalogue's row of this backup is damaged");
-        o = json_object_new_object();
-        if (!o || json_put_string(o, "backup_id", id) < 0 ||
-            (depth && json_put_string(o, "depth", depth) < 0)) {
-                json_object_put(o);
-                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        }
-        r = job_submit(m,
-                       &(JobRequest){
-                               .type = type,
-                               .uid = uid,
-                               .backup_id = id,
-                               .services = &services,
-                               .request = o,
-                               .directory = -1,
-                       },
-                       &j, reterr);
-        return r < 0 ? r : bus_reply_job(call, NULL, j, reterr);
+        if (r < 0)
+                return r;
+        q->services = services;
+        q->parameters = json_object_new_object();
+        return json_put_string(q->parameters, "backup_id", q->backup_id) < 0
+                       ? fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory")
+                       : 0;
 }
 
 int bus_backup_delete(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
+        _cleanup_strings_ ConfigStrings services = { .n = 0 };
         _cleanup_json_ json_object *backup = NULL;
-        const char *id;
-        int r = bus_read_id(call, "backup", &id, reterr);
+        _cleanup_job_request_ JobRequest q = { .type = JOB_DELETE,
+                                               .uid = uid,
+                                               .fds = JOB_FDS_INIT };
+        int r = bus_read_id(call, "backup", &q.backup_id, reterr);
 
         if (r >= 0)
                 r = bus_read_options(call, NULL, 0, reterr);
         if (r >= 0)
-                r = load_backup(m, id, &backup, reterr);
-        return r < 0 ? r : submit_simple(m, call, JOB_DELETE, uid, backup, NULL, reterr);
+                r = bus_load_backup(m, q.backup_id, &backup, reterr);
+        if (r >= 0)
+                r = prepare(&q, backup, &services, reterr);
+        return r < 0 ? r : bus_submit(m, call, &q, reterr);
+}
+
+int bus_backup_pin(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
+        _cleanup_strings_ ConfigStrings services = { .n = 0 };
+        _cleanup_json_ json_object *backup = NULL;
+        _cleanup_job_request_ JobRequest q = { .type = JOB_PIN, .uid = uid, .fds = JOB_FDS_INIT };
+        int pinned, r = bus_read_id(call, "backup", &q.backup_id, reterr);
+
+        if (r >= 0)
+                r = bus_fail(reterr, sd_bus_message_read(call, "b", &pinned));
+        if (r >= 0)
+                r = bus_load_backup(m, q.backup_id, &backup, reterr);
+        if (r >= 0)
+                r = prepare(&q, backup, &services, reterr);
+        if (r < 0)
+                return r;
+        if (json_put_bool(q.parameters, "pinned", pinned) < 0)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        return bus_hold_submit(m, call, &q, bus_answer_empty, -1, reterr);
+}
+
+typedef struct VerifyArguments {
+        const char *depth;
+        int key;
+        bool has_key;
+} VerifyArguments;
+
+static int read_verify(sd_bus_message *call, VerifyArguments *a, Failure *reterr) {
+        const BusOption options[] = {
+                { "depth", "s", &a->depth, NULL },
+                { "key", "h", &a->key, &a->has_key },
+        };
+        bool restore;
+        int r = bus_read_options(call, options, ELEMENTSOF(options), reterr);
+
+        if (r < 0)
+                return r;
+        restore = strcmp(a->depth, "restore") == 0;
+        if (!restore && strcmp(a->depth, "metadata") != 0 && strcmp(a->depth, "data") != 0)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'depth' is metadata, data or restore, not '%.100s'",
+                                a->depth);
+        if (a->has_key && !restore)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'key' is for the depth restore: %s needs none", a->depth);
+        return 0;
 }
 
 int bus_backup_verify(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
+        VerifyArguments a = { .depth = "data", .key = -1 };
+        _cleanup_strings_ ConfigStrings services = { .n = 0 };
         _cleanup_json_ json_object *backup = NULL;
-        const char *id, *depth = "data";
-        bool has_key = false;
-        int key = -1;
-        const BusOption options[] = {
-                { "depth", "s", &depth, NULL },
-                { "key", "h", &key, &has_key },
-        };
-        int r = bus_read_id(call, "backup", &id, reterr);
+        _cleanup_job_request_ JobRequest q = { .uid = uid, .fds = JOB_FDS_INIT };
+        int r = bus_read_id(call, "backup", &q.backup_id, reterr);
 
         if (r >= 0)
-                r = bus_read_options(call, options, ELEMENTSOF(options), reterr);
+                r = read_verify(call, &a, reterr);
+        if (r >= 0)
+                r = bus_load_backup(m, q.backup_id, &backup, reterr);
+        if (r >= 0)
+                r = prepare(&q, backup, &services, reterr);
+        if (r >= 0 && a.has_key)
+                r = bus_keep_readable(a.key, "key", &q.fds.key, reterr);
         if (r < 0)
                 return r;
-        if (strcmp(depth, "metadata") != 0 && strcmp(depth, "data") != 0 &&
-            strcmp(depth, "restore") != 0)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
-                                "option 'depth' is metadata, data or restore, not '%.100s'", depth);
-        r = load_backup(m, id, &backup, reterr);
-        if (r < 0)
-                return r;
-        if (has_key || strcmp(depth, "data") != 0)
-                return -EOPNOTSUPP;
-        return submit_simple(m, call, JOB_VERIFY, uid, backup, depth, reterr);
+        q.type = strcmp(a.depth, "restore") == 0 ? JOB_VERIFY_RESTORE : JOB_VERIFY;
+        if (json_put_string(q.parameters, "depth", a.depth) < 0)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        return bus_submit(m, call, &q, reterr);
 }

@@ -139,6 +139,17 @@ int bus_append_restore(sd_bus_message *m, json_object *restore) {
         return append_record(m, restore, record_restore_fields, record_n_restore_fields);
 }
 
+static int append_summary_value(sd_bus_message *m, json_object *v) {
+        if (json_object_is_type(v, json_type_object))
+                return in_variant(m, "a{sv}", v, append_flat);
+        if (!json_object_is_type(v, json_type_array))
+                return append_variant(m, v);
+        if (json_object_array_length(v) > 0 &&
+            json_object_is_type(json_object_array_get_idx(v, 0), json_type_object))
+                return in_variant(m, "aa{sv}", v, append_flat_array);
+        return in_variant(m, "as", v, append_string_array);
+}
+
 int bus_append_summary(sd_bus_message *m, json_object *summary) {
         int r = sd_bus_message_open_container(m, 'a', "{sv}");
 
@@ -149,9 +160,7 @@ int bus_append_summary(sd_bus_message *m, json_object *summary) {
                         if (r >= 0)
                                 r = sd_bus_message_append(m, "s", key);
                         if (r >= 0)
-                                r = json_object_is_type(v, json_type_array)
-                                            ? in_variant(m, "as", v, append_string_array)
-                                            : append_variant(m, v);
+                                r = append_summary_value(m, v);
                         if (r >= 0)
                                 r = sd_bus_message_close_container(m);
                 }

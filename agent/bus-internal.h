@@ -38,8 +38,7 @@ int bus_error_reply_standard(sd_bus_message *call, const char *name, const char 
 typedef struct BusOption {
         const char *key;
         const char *type;
-        void *ret; /* const char *, bool (as bool), uint32_t, int; NULL for as: only its presence
-                      counts */
+        void *ret;     /* const char *, bool (as bool), uint32_t, int, ConfigStrings (owned) */
         bool *ret_set; /* may be NULL */
 } BusOption;
 
@@ -52,6 +51,67 @@ int bus_body_size(sd_bus_message *call, size_t *ret);
 
 /* A UUID of a backup or restore from the call; FAIL_INVALID_ARGUMENT for anything else. */
 int bus_read_id(sd_bus_message *call, const char *what, const char **ret, Failure *reterr);
+
+/*
+ * bus-hold.c: callers that are answered when the job they asked for has ended.
+ */
+
+/* Replies to the caller of a job that is done. `fd` is what was held with the call, -1: nothing. */
+typedef int (*BusAnswer)(sd_bus_message *call, const Job *j, int fd, Failure *reterr);
+
+/* Submits a job whose end is the reply; `fd` is taken, also on failure. */
+int bus_hold_submit(Manager *m,
+                    sd_bus_message *call,
+                    JobRequest *request,
+                    BusAnswer answer,
+                    int fd,
+                    Failure *reterr);
+
+/* The job has ended: replies, if somebody waits. */
+void bus_hold_answer(Job *j);
+
+/* Notices callers that leave, from now on. */
+int bus_hold_watch(Manager *m);
+
+/*
+ * bus-request.c: what handlers that queue jobs share.
+ */
+
+int bus_load_backup(Manager *m, const char *id, json_object **ret, Failure *reterr);
+
+/* Those of the backup that are meant: all for "", else one. FAIL_NO_SUCH_SERVICE. */
+int bus_choose_services(json_object *backup,
+                        const char *service,
+                        ConfigStrings *ret,
+                        Failure *reterr);
+
+/* An escaped path; "" passes. */
+int bus_check_path(const char *path, Failure *reterr);
+
+int bus_new_id(char ret[UUID_TEXT_MAX], Failure *reterr);
+
+/* A duplicate of a descriptor of the call, which must be a directory, or a file, pipe or socket
+ * that can be read (`what` names the argument). Owned. */
+int bus_keep_directory(int fd, int *ret, Failure *reterr);
+int bus_keep_readable(int fd, const char *what, int *ret, Failure *reterr);
+
+/* A pipe: its write end goes into the request, its read end is owned by the caller. */
+int bus_make_stream(JobRequest *q, int *ret, Failure *reterr);
+
+/* Submits and replies with the job; bus_submit_stream() with the read end of a new pipe before it.
+ */
+int bus_submit(Manager *m, sd_bus_message *call, JobRequest *q, Failure *reterr);
+int bus_submit_stream(Manager *m, sd_bus_message *call, JobRequest *q, Failure *reterr);
+
+/* Answers for bus_hold_submit(): nothing, the job's summary, the descriptor. */
+int bus_answer_empty(sd_bus_message *call, const Job *j, int fd, Failure *reterr);
+int bus_answer_summary(sd_bus_message *call, const Job *j, int fd, Failure *reterr);
+int bus_answer_fd(sd_bus_message *call, const Job *j, int fd, Failure *reterr);
+
+/* bus-backup.c: name and description of a new backup, and who made it. */
+#define BUS_CREATED_BY_MAX 32
+int bus_check_name(const char *name, const char *description, Failure *reterr);
+void bus_created_by(uint32_t uid, char ret[BUS_CREATED_BY_MAX]);
 
 /* bus-dict.c: each appends one a{sv}. */
 int bus_append_backup(sd_bus_message *m, json_object *backup);
@@ -83,7 +143,18 @@ int bus_backup_create(Manager *m, sd_bus_message *call, uint32_t uid, Failure *r
 int bus_backup_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_backup_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_backup_delete(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_backup_pin(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_backup_verify(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_read_open(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_read_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_read_diff(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_repository_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_repository_prune(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_repository_import(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_key_export(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_key_prove(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_key_forget(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_restore_plan(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_restore_start(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_restore_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_restore_rollback(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);

@@ -286,6 +286,7 @@ void bus_job_finished(Job *j) {
                 r = send_end(j, true);
         if (r < 0)
                 log_debug("Job %u: its end could not be told: %s", j->id, strerror(-r));
+        bus_hold_answer(j);
         bus_manager_changed(j->manager, "RunningJobs");
         bus_manager_changed(j->manager, "State");
 }

@@ -21,6 +21,19 @@ find(const BusOption *options, size_t n, const char *key, size_t *ret_index) {
         return NULL;
 }
 
+static int read_strings(sd_bus_message *call, ConfigStrings *ret) {
+        const char *item;
+        int r = sd_bus_message_enter_container(call, 'v', "as");
+
+        if (r >= 0)
+                r = sd_bus_message_enter_container(call, 'a', "s");
+        while (r >= 0 && (r = sd_bus_message_read(call, "s", &item)) > 0)
+                r = strings_add(ret, item);
+        for (int i = 0; r >= 0 && i < 2; i++)
+                r = sd_bus_message_exit_container(call);
+        return r;
+}
+
 static int read_value(sd_bus_message *call, const BusOption *o, Failure *reterr) {
         const char *contents;
         char type;
@@ -34,7 +47,7 @@ static int read_value(sd_bus_message *call, const BusOption *o, Failure *reterr)
                                 "option '%s' must be of type '%s', not '%s'", o->key, o->type,
                                 contents);
         if (strcmp(o->type, "as") == 0)
-                return bus_fail(reterr, sd_bus_message_skip(call, "v"));
+                return bus_fail(reterr, read_strings(call, o->ret));
         if (*o->type != 'b')
                 return bus_fail(reterr, sd_bus_message_read(call, "v", o->type, o->ret));
         r = sd_bus_message_read(call, "v", "b", &truth);

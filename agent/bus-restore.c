@@ -4,20 +4,29 @@
  */
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "agent/bus-internal.h"
 
 #define RESTORES_MAX 500
 
+#define PATHS_MAX 1000
+
 typedef struct RestoreArguments {
         const char *id, *type, *from;
         bool confirm, allow_partial, has_paths, has_key, has_directory;
         int directory, key;
+        ConfigStrings paths;
         char restore_id[UUID_TEXT_MAX];
 } RestoreArguments;
+
+#define RESTORE_ARGUMENTS_INIT ((RestoreArguments){ .from = "auto", .directory = -1, .key = -1 })
+
+static void arguments_done(RestoreArguments *a) {
+        strings_done(&a->paths);
+}
+
+#define _cleanup_arguments_ _cleanup_(arguments_done)
 
 static int check_from(const char *from, Failure *reterr) {
         static const char *const known[] = { "auto", "hot", "local", "remote" };
@@ -29,25 +38,46 @@ static int check_from(const char *from, Failure *reterr) {
                         "option 'from' is auto, hot, local or remote, not '%.100s'", from);
 }
 
-static int read_restore(sd_bus_message *call, RestoreArguments *a, Failure *reterr) {
+static int check_paths(const RestoreArguments *a, Failure *reterr) {
+        if (!a->has_paths)
+                return 0;
+        if (a->paths.n == 0 || a->paths.n > PATHS_MAX)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'paths' has 1 to %d paths: leave it out to have all",
+                                PATHS_MAX);
+        for (size_t i = 0; i < a->paths.n; i++) {
+                int r = *a->paths.items[i] ? bus_check_path(a->paths.items[i], reterr)
+                                           : fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                                      "option 'paths' has an empty path");
+
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+/* The first options are those of a plan too. */
+static int
+read_arguments(sd_bus_message *call, RestoreArguments *a, bool is_plan, Failure *reterr) {
         const BusOption options[] = {
-                { "confirm", "b", &a->confirm, NULL },
-                { "paths", "as", NULL, &a->has_paths },
+                { "paths", "as", &a->paths, &a->has_paths },
                 { "from", "s", &a->from, NULL },
-                { "directory", "h", &a->directory, &a->has_directory },
                 { "allow_partial", "b", &a->allow_partial, NULL },
                 { "key", "h", &a->key, &a->has_key },
+                { "confirm", "b", &a->confirm, NULL },
+                { "directory", "h", &a->directory, &a->has_directory },
         };
         int r = bus_read_id(call, "backup", &a->id, reterr);
 
-        if (r < 0)
-                return r;
-        r = sd_bus_message_read(call, "s", &a->type);
-        if (r < 0)
-                return bus_fail(reterr, r);
-        r = bus_read_options(call, options, ELEMENTSOF(options), reterr);
+        if (r >= 0)
+                r = bus_fail(reterr, sd_bus_message_read(call, "s", &a->type));
+        if (r >= 0)
+                r = bus_read_options(call, options, ELEMENTSOF(options) - (is_plan ? 2 : 0),
+                                     reterr);
         if (r >= 0)
                 r = check_from(a->from, reterr);
+        if (r >= 0)
+                r = check_paths(a, reterr);
         if (r < 0)
                 return r;
         if (strcmp(a->type, "full") != 0 && !text_is_service_name(a->type))
@@ -56,116 +86,92 @@ static int read_restore(sd_bus_message *call, RestoreArguments *a, Failure *rete
         return 0;
 }
 
-/* The services of the backup that are meant; takes over `all`. */
-static int choose_services(json_object *backup,
-                           const RestoreArguments *a,
-                           ConfigStrings *ret,
-                           Failure *reterr) {
-        _cleanup_strings_ ConfigStrings all = { .n = 0 };
-
-        if (record_services(backup, &all) < 0)
-                return fail_set(reterr, FAIL_INTERNAL, EUCLEAN,
-                                "the catalogue's row of backup %s is damaged", a->id);
-        if (strcmp(a->type, "full") == 0) {
-                *ret = all;
-                all = (ConfigStrings){ .n = 0 };
-                return 0;
-        }
-        if (!strings_has(&all, a->type))
-                return fail_set(reterr, FAIL_NO_SUCH_SERVICE, ENOENT,
-                                "backup %s does not hold service '%s'", a->id, a->type);
-        return strings_add(ret, a->type) < 0
-                       ? fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory")
-                       : 0;
-}
-
-static int take_directory(const RestoreArguments *a, int *ret, Failure *reterr) {
-        _cleanup_close_ int fd = -1;
-        struct stat st;
-
-        if (!a->has_directory)
-                return 0;
-        if (fstat(a->directory, &st) < 0 || !S_ISDIR(st.st_mode))
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, ENOTDIR,
-                                "option 'directory' is not a directory");
-        fd = fcntl(a->directory, F_DUPFD_CLOEXEC, 3);
-        if (fd < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, errno, "cannot keep the directory");
-        *ret = TAKE_FD(fd);
-        return 0;
-}
-
-static int new_restore_id(RestoreArguments *a, Failure *reterr) {
-        uint8_t uuid[16];
-        int r = text_uuid_new(uuid);
-
-        if (r < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot make an id");
-        text_uuid_format(uuid, a->restore_id);
-        return 0;
-}
-
-static json_object *restore_request(const RestoreArguments *a) {
+static json_object *parameters(const RestoreArguments *a) {
         _cleanup_json_ json_object *o = json_object_new_object();
 
         if (!o || json_put_string(o, "restore_id", a->restore_id) < 0 ||
             json_put_string(o, "backup_id", a->id) < 0 ||
             json_put_string(o, "restore_type", a->type) < 0 ||
             json_put_string(o, "from", a->from) < 0 ||
-            json_put_bool(o, "allow_partial", a->allow_partial) < 0 ||
-            json_put_bool(o, "into", a->has_directory) < 0)
+            json_put(o, "paths", strings_to_json(&a->paths)) < 0 ||
+            json_put_bool(o, "allow_partial", a->allow_partial) < 0)
                 return NULL;
         return TAKE_PTR(o);
 }
 
-static int submit_restore(Manager *m,
-                          sd_bus_message *call,
-                          RestoreArguments *a,
-                          const ConfigStrings *services,
-                          uint32_t uid,
-                          Failure *reterr) {
-        JobRequest request = {
-                .type = JOB_RESTORE,
-                .uid = uid,
-                .backup_id = a->id,
-                .restore_id = a->restore_id,
-                .services = services,
-                .directory = -1,
-                .allow_partial = a->allow_partial,
-        };
-        Job *j;
-        int r = take_directory(a, &request.directory, reterr);
+/* Looks the backup up and fills the request; `services` must live as long as it. */
+static int prepare(Manager *m,
+                   const RestoreArguments *a,
+                   JobRequest *q,
+                   ConfigStrings *services,
+                   Failure *reterr) {
+        _cleanup_json_ json_object *backup = NULL;
+        int r = bus_load_backup(m, a->id, &backup, reterr);
 
+        if (r >= 0)
+                r = bus_choose_services(backup, strcmp(a->type, "full") == 0 ? "" : a->type,
+                                        services, reterr);
         if (r < 0)
                 return r;
-        request.request = restore_request(a);
-        r = job_submit(m, &request, &j, reterr);
-        return r < 0 ? r : bus_reply_job(call, a->restore_id, j, reterr);
+        q->backup_id = a->id;
+        q->services = services;
+        q->allow_partial = a->allow_partial;
+        return 0;
+}
+
+static int keep_fds(const RestoreArguments *a, JobFds *fds, Failure *reterr) {
+        int r = a->has_directory ? bus_keep_directory(a->directory, &fds->directory, reterr) : 0;
+
+        if (r >= 0 && a->has_key)
+                r = bus_keep_readable(a->key, "key", &fds->key, reterr);
+        return r;
+}
+
+int bus_restore_plan(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
+        _cleanup_arguments_ RestoreArguments a = RESTORE_ARGUMENTS_INIT;
+        _cleanup_strings_ ConfigStrings services = { .n = 0 };
+        _cleanup_job_request_ JobRequest q = { .type = JOB_PLAN, .uid = uid, .fds = JOB_FDS_INIT };
+        int r = read_arguments(call, &a, true, reterr);
+
+        if (r >= 0)
+                r = prepare(m, &a, &q, &services, reterr);
+        if (r >= 0)
+                r = keep_fds(&a, &q.fds, reterr);
+        if (r < 0)
+                return r;
+        if (strcmp(a.from, "remote") == 0)
+                return -EOPNOTSUPP;
+        q.parameters = parameters(&a);
+        return bus_hold_submit(m, call, &q, bus_answer_summary, -1, reterr);
 }
 
 int bus_restore_start(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
-        RestoreArguments a = { .from = "auto", .directory = -1, .key = -1 };
+        _cleanup_arguments_ RestoreArguments a = RESTORE_ARGUMENTS_INIT;
         _cleanup_strings_ ConfigStrings services = { .n = 0 };
-        _cleanup_json_ json_object *backup = NULL;
-        int r = read_restore(call, &a, reterr);
+        _cleanup_job_request_ JobRequest q = {
+                .type = JOB_RESTORE, .uid = uid, .restore_id = a.restore_id, .fds = JOB_FDS_INIT
+        };
+        Job *j;
+        int r = read_arguments(call, &a, false, reterr);
 
-        if (r < 0)
-                return r;
-        r = catalog_get_backup(m->catalog, a.id, &backup, reterr);
-        if (r == -ENOENT)
-                return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT, "no backup %s", a.id);
         if (r >= 0)
-                r = choose_services(backup, &a, &services, reterr);
+                r = prepare(m, &a, &q, &services, reterr);
         if (r < 0)
                 return r;
         if (!a.confirm)
                 return fail_set(reterr, FAIL_NOT_CONFIRMED, EPERM,
                                 "a restore replaces live data: repeat it with the option confirm "
                                 "set to true");
-        if (a.has_paths || a.has_key || strcmp(a.from, "remote") == 0)
+        if (strcmp(a.from, "remote") == 0)
                 return -EOPNOTSUPP;
-        r = new_restore_id(&a, reterr);
-        return r < 0 ? r : submit_restore(m, call, &a, &services, uid, reterr);
+        r = keep_fds(&a, &q.fds, reterr);
+        if (r >= 0)
+                r = bus_new_id(a.restore_id, reterr);
+        if (r < 0)
+                return r;
+        q.parameters = parameters(&a);
+        r = job_submit(m, &q, &j, reterr);
+        return r < 0 ? r : bus_reply_job(call, a.restore_id, j, reterr);
 }
 
 int bus_restore_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
@@ -185,9 +191,14 @@ static int submit_on_restore(Manager *m,
                              Failure *reterr) {
         _cleanup_strings_ ConfigStrings services = { .n = 0 };
         _cleanup_json_ json_object *row = NULL;
-        const char *backup_id;
-        json_object *o;
-        Job *j;
+        _cleanup_job_request_ JobRequest q = {
+                .type = type,
+                .uid = uid,
+                .restore_id = id,
+                .services = &services,
+                .parameters = json_object_new_object(),
+                .fds = JOB_FDS_INIT,
+        };
         int r = catalog_get_restore(m->catalog, id, &row, reterr);
 
         if (r == -ENOENT)
@@ -195,26 +206,12 @@ static int submit_on_restore(Manager *m,
         if (r < 0)
                 return r;
         if (record_services(row, &services) < 0 ||
-            json_get_string(row, "backup_id", &backup_id) < 0)
+            json_get_string(row, "backup_id", &q.backup_id) < 0)
                 return fail_set(reterr, FAIL_INTERNAL, EUCLEAN,
                                 "the catalogue's row of restore %s is damaged", id);
-        o = json_object_new_object();
-        if (!o || json_put_string(o, "restore_id", id) < 0) {
-                json_object_put(o);
+        if (json_put_string(q.parameters, "restore_id", id) < 0)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        }
-        r = job_submit(m,
-                       &(JobRequest){
-                               .type = type,
-                               .uid = uid,
-                               .backup_id = backup_id,
-                               .restore_id = id,
-                               .services = &services,
-                               .request = o,
-                               .directory = -1,
-                       },
-                       &j, reterr);
-        return r < 0 ? r : bus_reply_job(call, NULL, j, reterr);
+        return bus_submit(m, call, &q, reterr);
 }
 
 int bus_restore_rollback(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {

@@ -37,6 +37,8 @@ int bus_open(Manager *m, Failure *reterr) {
         if (r >= 0)
                 r = export_objects(m);
         if (r >= 0)
+                r = bus_hold_watch(m);
+        if (r >= 0)
                 r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot set up the bus") : 0;
 }

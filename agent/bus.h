@@ -31,3 +31,6 @@ void bus_job_finished(Job *j);
 
 /* Its object is about to go. */
 void bus_job_gone(Job *j);
+
+/* Drops a caller that waits, unanswered. NULL is nothing. */
+void bus_hold_free(BusHold *h);

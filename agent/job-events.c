@@ -18,7 +18,6 @@
 
 #define SAVE_USEC           (5 * USEC_PER_SEC)
 #define RATE_USEC           USEC_PER_SEC
-#define SUMMARY_KEYS        64
 #define PROGRESS_BEFORE_END 0.99 /* the whole is for the end alone */
 
 static int malformed(Failure *reterr, const char *what) {
@@ -112,37 +111,111 @@ static int on_point(Job *j, json_object *message, Failure *reterr) {
         return 0;
 }
 
+/* May a worker of this job tell of backup `id`? */
+static bool may_tell(const Job *j, const char *id) {
+        switch (j->type) {
+        case JOB_RECONCILE:
+        case JOB_BACKUP: /* its own, and older ones whose hot copies it dropped */
+        case JOB_IMPORT:
+        case JOB_PRUNE: /* those whose copies changed */
+                return true;
+        case JOB_PIN:
+        case JOB_VERIFY:
+        case JOB_VERIFY_RESTORE:
+                return strcmp(id, j->backup_id) == 0;
+        case JOB_RESTORE:
+        case JOB_ROLLBACK:
+        case JOB_CONFIRM:
+        case JOB_PLAN:
+        case JOB_EXPORT:
+        case JOB_LIST:
+        case JOB_DIFF:
+        case JOB_DELETE:
+        case JOB_REPOSITORY:
+        case JOB_CONFIGURE:
+        case JOB_RECOVER:
+                break;
+        }
+        return false;
+}
+
+/* A row that only changes one must not bring back what has been removed meanwhile. */
+static bool is_late(Job *j, const char *id) {
+        _cleanup_json_ json_object *row = NULL;
+        Failure ignored = FAILURE_INIT;
+
+        return j->type != JOB_RECONCILE &&
+               catalog_get_backup(j->manager->catalog, id, &row, &ignored) == -ENOENT;
+}
+
+static void put_backup(Job *j, const char *id, json_object *backup) {
+        bool added = false;
+
+        if (catalog_put_backup(j->manager->catalog, backup, &added, &j->catalog_failure) < 0)
+                log_error("Backup %s cannot be put into the catalogue: %s", id,
+                          j->catalog_failure.text);
+        if (j->type != JOB_RECONCILE)
+                reconcile_outdated(j->manager);
+        if (!added)
+                return;
+        bus_backup_added(j->manager, id);
+        bus_manager_changed(j->manager, "BackupCount");
+        bus_manager_changed(j->manager, "LastSuccessUSec");
+}
+
 static int on_backup(Job *j, json_object *message, Failure *reterr) {
         _cleanup_json_ json_object *backup = NULL;
         json_object *in;
         const char *id, *status;
-        bool added = false;
         int r;
 
         if (json_get_object(message, "backup", &in) < 0)
                 return malformed(reterr, "a backup without its record");
-        if (j->type != JOB_BACKUP && j->type != JOB_RECONCILE)
-                return malformed(reterr, "a backup that was not asked for");
         r = record_read_backup(in, &backup, reterr);
         if (r < 0)
                 return r;
         if (json_get_string(backup, "backup_id", &id) < 0 ||
             json_get_string(backup, "status", &status) < 0)
                 return malformed(reterr, "a backup without id or status");
+        if (!may_tell(j, id))
+                return malformed(reterr, "a backup that was not asked for");
         if (strcmp(status, "completed") != 0 && strcmp(status, "partial") != 0)
                 return malformed(reterr, "the record of a backup that is not finished");
-        r = catalog_put_backup(j->manager->catalog, backup, &added, &j->catalog_failure);
-        if (r < 0)
-                log_error("Backup %s cannot be put into the catalogue: %s", id,
-                          j->catalog_failure.text);
-        /* A backup also tells of older ones whose hot copies it dropped. */
         if (j->type == JOB_RECONCILE || strcmp(id, j->backup_id) == 0)
                 j->has_record = true;
-        if (added) {
-                bus_backup_added(j->manager, id);
-                bus_manager_changed(j->manager, "BackupCount");
-                bus_manager_changed(j->manager, "LastSuccessUSec");
+        if (is_late(j, id))
+                log_debug("Job %u: backup %s has gone meanwhile", j->id, id);
+        else
+                put_backup(j, id, backup);
+        return 0;
+}
+
+/* A backup that is no longer in the repository, on purpose. */
+static void drop_backup(Job *j, const char *id) {
+        Manager *m = j->manager;
+        Failure why = FAILURE_INIT;
+        int r = catalog_delete_backup(m->catalog, id, &why);
+
+        if (r < 0 && r != -ENOENT) {
+                log_error("Backup %s is deleted, but still in the catalogue: %s", id, why.text);
+                reconcile_request(m);
+                return;
         }
+        /* One that runs may have listed it before. */
+        reconcile_outdated(m);
+        bus_backup_removed(m, id);
+        bus_manager_changed(m, "BackupCount");
+        bus_manager_changed(m, "LastSuccessUSec");
+}
+
+static int on_removed(Job *j, json_object *message, Failure *reterr) {
+        const char *id;
+
+        if (j->type != JOB_PRUNE || json_get_string(message, "backup_id", &id) < 0 ||
+            !text_is_uuid(id))
+                return malformed(reterr, "a removed backup that cannot be");
+        log_notice("Job %u: backup %s is removed", j->id, id);
+        drop_backup(j, id);
         return 0;
 }
 
@@ -194,41 +267,12 @@ static int on_space(Job *j, json_object *message, Failure *reterr) {
         return 0;
 }
 
-static bool is_scalar(json_object *v) {
-        return json_object_is_type(v, json_type_string) || json_object_is_type(v, json_type_int) ||
-               json_object_is_type(v, json_type_boolean) ||
-               json_object_is_type(v, json_type_double);
-}
-
-/* Only what has a D-Bus type that docs/DBUS.md promises. */
-static int read_summary(json_object *message, json_object **ret, Failure *reterr) {
-        _cleanup_json_ json_object *out = json_object_new_object();
-        json_object *in;
-        int r = json_get_object(message, "summary", &in);
-
-        if (r == -ENOENT) {
-                *ret = TAKE_PTR(out);
-                return 0;
-        }
-        if (r < 0 || json_object_object_length(in) > SUMMARY_KEYS)
-                return malformed(reterr, "a bad summary");
-        json_object_object_foreach(in, key, v) {
-                if (!*key || !text_is_label(key, 63))
-                        return malformed(reterr, "a bad summary");
-                if (!is_scalar(v) && !json_object_is_type(v, json_type_array))
-                        continue;
-                if (!out || json_put(out, key, json_object_get(v)) < 0)
-                        return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        }
-        *ret = TAKE_PTR(out);
-        return 0;
-}
-
 /* Does a good result stand? Not without a record, nor with one that could not be written down. */
 static void doubt_result(Job *j, JobResult *result, Failure *why) {
         if (*result != JOB_DONE && *result != JOB_PARTIAL)
                 return;
-        if (j->type == JOB_BACKUP && !j->has_record) {
+        if (!j->has_record &&
+            (j->type == JOB_BACKUP || j->type == JOB_IMPORT || j->type == JOB_PIN)) {
                 *why = FAILURE_INIT;
                 (void) fail_set(why, FAIL_INTERNAL, EBADMSG,
                                 "the worker said done but sent no record of the backup");
@@ -270,7 +314,7 @@ static int on_result(Job *j, json_object *message, Failure *reterr) {
                 (void) fail_set(&why, FAIL_SOURCE_MISSING, EIO, "not everything could be read");
         else if (result != JOB_DONE)
                 return malformed(reterr, "a failure without an error");
-        r = read_summary(message, &summary, reterr);
+        r = record_read_summary(message, &summary, reterr);
         if (r < 0)
                 return r;
         if (result == JOB_FAILED && is_gone_already(j, &why))
@@ -292,8 +336,8 @@ int job_events_handle(Job *j, json_object *message, Failure *reterr) {
                 int (*handle)(Job *j, json_object *message, Failure *reterr);
         } table[] = {
                 { "phase", on_phase },   { "progress", on_progress }, { "point", on_point },
-                { "backup", on_backup }, { "restore", on_restore },   { "space", on_space },
-                { "result", on_result },
+                { "backup", on_backup }, { "removed", on_removed },   { "restore", on_restore },
+                { "space", on_space },   { "result", on_result },
         };
         const char *type = proto_type(message);
 
@@ -343,43 +387,35 @@ static void settle_restore(Job *j) {
                 log_error("Restore %s cannot be marked as failed: %s", j->restore_id, why.text);
 }
 
-static void settle_delete(Job *j) {
-        Manager *m = j->manager;
-        Failure why = FAILURE_INIT;
-        int r;
-
-        if (j->result != JOB_DONE)
-                return;
-        r = catalog_delete_backup(m->catalog, j->backup_id, &why);
-        if (r < 0 && r != -ENOENT) {
-                log_error("Backup %s is deleted, but still in the catalogue: %s", j->backup_id,
-                          why.text);
-                reconcile_request(m);
-                return;
-        }
-        /* A reconcile that runs may have listed it before. */
-        m->reconcile_again = true;
-        bus_backup_removed(m, j->backup_id);
-        bus_manager_changed(m, "BackupCount");
-        bus_manager_changed(m, "LastSuccessUSec");
-}
-
 void job_events_settle(Job *j) {
         switch (j->type) {
         case JOB_BACKUP:
                 settle_backup(j);
                 bus_manager_changed(j->manager, "SuccessRate");
                 break;
+        case JOB_IMPORT:
+                settle_backup(j);
+                break;
         case JOB_RESTORE:
                 settle_restore(j);
                 bus_manager_changed(j->manager, "RestoreSuccessRate");
                 break;
         case JOB_DELETE:
-                settle_delete(j);
+                if (j->result == JOB_DONE)
+                        drop_backup(j, j->backup_id);
                 break;
         case JOB_ROLLBACK:
         case JOB_CONFIRM:
+        case JOB_PLAN:
         case JOB_VERIFY:
+        case JOB_VERIFY_RESTORE:
+        case JOB_EXPORT:
+        case JOB_LIST:
+        case JOB_DIFF:
+        case JOB_PIN:
+        case JOB_PRUNE:
+        case JOB_REPOSITORY:
+        case JOB_CONFIGURE:
         case JOB_RECONCILE:
         case JOB_RECOVER:
                 break;

@@ -29,23 +29,6 @@
 #define RETRY_USEC       (100 * USEC_PER_MSEC)
 #define MESSAGES_AT_ONCE 16 /* then the loop has its turn */
 
-static const char *worker_class(JobType type) {
-        switch (type) {
-        case JOB_BACKUP:
-                return "backup";
-        case JOB_RESTORE:
-        case JOB_ROLLBACK:
-        case JOB_CONFIRM:
-        case JOB_RECOVER:
-                return "restore";
-        case JOB_VERIFY:
-        case JOB_DELETE:
-        case JOB_RECONCILE:
-                return "maintain";
-        }
-        return "";
-}
-
 void job_worker_close(Job *j) {
         j->io = sd_event_source_disable_unref(j->io);
         j->retry = sd_event_source_disable_unref(j->retry);
@@ -136,12 +119,19 @@ static bool may_come(int r) {
 }
 
 static int send_request(Job *j, Failure *reterr) {
-        int r = proto_send(j->socket, j->request, &j->directory, j->directory >= 0 ? 1 : 0);
+        const int all[] = { j->fds.directory, j->fds.stream, j->fds.key };
+        int fds[ELEMENTSOF(all)], r;
+        size_t n = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(all); i++)
+                if (all[i] >= 0)
+                        fds[n++] = all[i];
+        r = proto_send(j->socket, j->request, fds, n);
 
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r,
                                   "cannot send the request to the worker");
-        j->directory = fd_close(j->directory);
+        job_fds_done(&j->fds);
         r = sd_event_add_io(j->manager->event, &j->io, j->socket, EPOLLIN, on_io, j);
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot watch the worker");
@@ -161,7 +151,7 @@ static int on_retry(sd_event_source *source, uint64_t usec, void *userdata);
 static void attempt(Job *j) {
         Manager *m = j->manager;
         Failure why = FAILURE_INIT;
-        int r = open_socket(m->workers_dir, worker_class(j->type), &j->socket, &why);
+        int r = open_socket(m->workers_dir, job_type_class(j->type), &j->socket, &why);
 
         if (r >= 0) {
                 set_reachable(m, true);

@@ -19,16 +19,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/names.h"
+#include "base/proto.h"
 
 #define READING_JOBS_MAX    4
 #define FINISHED_SHOWN_USEC (5 * 60 * USEC_PER_SEC)
 #define FINISHED_SHOWN_MAX  500 /* so that a storm of short jobs does not pile up objects */
-
-static const char *const type_names[] = {
-        [JOB_BACKUP] = "backup",       [JOB_RESTORE] = "restore",   [JOB_ROLLBACK] = "rollback",
-        [JOB_CONFIRM] = "confirm",     [JOB_VERIFY] = "verify",     [JOB_DELETE] = "delete",
-        [JOB_RECONCILE] = "reconcile", [JOB_RECOVER] = "reconcile",
-};
 
 static const char *const state_names[] = {
         [JOB_QUEUED] = "queued",
@@ -42,10 +37,6 @@ static const char *const result_names[] = {
         [JOB_PARTIAL] = "partial", [JOB_CANCELED] = "canceled",
         [JOB_FAILED] = "failed",   [JOB_INTERRUPTED] = "interrupted",
 };
-
-const char *job_type_text(JobType type) {
-        return type_names[type];
-}
 
 const char *job_state_text(JobState state) {
         return state_names[state];
@@ -74,11 +65,6 @@ void job_error_name(const Job *j, char ret[128]) {
         ret[0] = 0;
         if (j->failure.code != FAIL_NONE)
                 (void) snprintf(ret, 128, HP_BUS_ERROR_PREFIX "%s", fail_name(j->failure.code));
-}
-
-bool job_is_reading(const Job *j) {
-        return j->type == JOB_VERIFY || j->type == JOB_RECONCILE ||
-               (j->type == JOB_RESTORE && j->aside);
 }
 
 bool job_is_cancelable(const Job *j) {
@@ -156,7 +142,8 @@ void job_free(Job *j) {
         job_worker_close(j);
         sd_event_source_disable_unref(j->changed);
         sd_event_source_disable_unref(j->expire);
-        fd_close(j->directory);
+        job_fds_done(&j->fds);
+        bus_hold_free(j->hold);
         json_object_put(j->request);
         json_object_put(j->summary);
         strings_done(&j->services);
@@ -203,41 +190,45 @@ static void wake_queue(Manager *m) {
                 log_error("Cannot schedule the queue of jobs: %s", strerror(-r));
 }
 
-static bool swaps(JobType type, bool aside) {
-        return (type == JOB_RESTORE && !aside) || type == JOB_ROLLBACK || type == JOB_CONFIRM;
+static bool swaps(const Job *j) {
+        return (j->type == JOB_RESTORE && !j->aside) || j->type == JOB_ROLLBACK ||
+               j->type == JOB_CONFIRM;
 }
 
-static bool share_service(const ConfigStrings *a, const ConfigStrings *b) {
-        for (size_t i = 0; b && i < b->n; i++)
-                if (strings_has(a, b->items[i]))
+static bool share_service(const Job *a, const Job *b) {
+        for (size_t i = 0; i < b->services.n; i++)
+                if (strings_has(&a->services, b->services.items[i]))
                         return true;
         return false;
 }
 
-static int check_busy(Manager *m, const JobRequest *q, Failure *reterr) {
+static bool uses_backup(const Job *j, const char *id) {
+        return strcmp(j->backup_id, id) == 0 || strcmp(j->other_id, id) == 0;
+}
+
+static int check_busy(Manager *m, const Job *new, Failure *reterr) {
         for (size_t i = 0; i < m->n_jobs; i++) {
                 const Job *j = m->jobs[i];
 
                 if (j->state == JOB_FINISHED)
                         continue;
-                if (swaps(q->type, q->directory >= 0) && swaps(j->type, j->aside) &&
-                    share_service(&j->services, q->services))
+                if (swaps(new) && swaps(j) && share_service(j, new))
                         return fail_set(
                                 reterr, FAIL_BUSY, EBUSY,
                                 "job %u (%s) of the same service is not finished: wait for it",
                                 j->id, job_type_text(j->type));
-                if (q->type == JOB_DELETE && strcmp(j->backup_id, q->backup_id) == 0)
+                if (new->type == JOB_DELETE && uses_backup(j, new->backup_id))
                         return fail_set(reterr, FAIL_BUSY, EBUSY,
                                         "job %u (%s) uses backup %s: wait for it or cancel it",
-                                        j->id, job_type_text(j->type), q->backup_id);
+                                        j->id, job_type_text(j->type), new->backup_id);
         }
         return 0;
 }
 
-static int check_limits(Manager *m, const JobRequest *q, Failure *reterr) {
+static int check_limits(Manager *m, const Job *new, Failure *reterr) {
         uint32_t all = 0, own = 0;
 
-        if (q->uid == JOB_UID_INTERNAL)
+        if (new->uid == JOB_UID_INTERNAL)
                 return 0;
         for (size_t i = 0; i < m->n_jobs; i++) {
                 const Job *j = m->jobs[i];
@@ -245,7 +236,7 @@ static int check_limits(Manager *m, const JobRequest *q, Failure *reterr) {
                 if (j->state != JOB_QUEUED || j->uid == JOB_UID_INTERNAL)
                         continue;
                 all++;
-                own += j->uid == q->uid;
+                own += j->uid == new->uid;
         }
         if (all >= m->config->max_queued_jobs)
                 return fail_set(reterr, FAIL_QUEUE_FULL, EAGAIN,
@@ -258,27 +249,44 @@ static int check_limits(Manager *m, const JobRequest *q, Failure *reterr) {
         return 0;
 }
 
-static const char *verb_of(JobType type) {
-        return type == JOB_BACKUP    ? "create"
-               : type == JOB_RECOVER ? "recover"
-                                     : job_type_text(type);
+static void copy_id(char ret[UUID_TEXT_MAX], const char *id) {
+        (void) snprintf(ret, UUID_TEXT_MAX, "%s", id ? id : "");
 }
 
-static int fill(Job *j, JobRequest *q) {
-        (void) snprintf(j->backup_id, sizeof(j->backup_id), "%s", q->backup_id ? q->backup_id : "");
-        (void) snprintf(j->restore_id, sizeof(j->restore_id), "%s",
-                        q->restore_id ? q->restore_id : "");
+/* Completes the request to the worker: it names the verb and what descriptors come along. */
+static int complete_request(Job *j, const JobRequest *q) {
+        const char *verb = q->verb ? q->verb : job_type_verb(q->type);
+
+        if (!j->request || json_put_string(j->request, "type", "request") < 0 ||
+            json_put_string(j->request, "verb", verb) < 0 ||
+            json_put_u64(j->request, "job", j->id) < 0 ||
+            json_put_bool(j->request, "into", j->fds.directory >= 0) < 0 ||
+            json_put_bool(j->request, "stream", j->fds.stream >= 0) < 0 ||
+            json_put_bool(j->request, "key", j->fds.key >= 0) < 0)
+                return -ENOMEM;
+        return 0;
+}
+
+static int fill(Job *j, const JobRequest *q, Failure *reterr) {
+        const char *text;
+
+        copy_id(j->backup_id, q->backup_id);
+        copy_id(j->other_id, q->other_id);
+        copy_id(j->restore_id, q->restore_id);
         j->type = q->type;
         j->uid = q->uid;
+        j->aside = j->fds.directory >= 0;
         j->allow_partial = q->allow_partial;
         j->queued_usec = clock_realtime_usec();
         for (size_t i = 0; q->services && i < q->services->n; i++)
                 if (strings_add(&j->services, q->services->items[i]) < 0)
-                        return -ENOMEM;
-        if (!j->request || json_put_string(j->request, "type", "request") < 0 ||
-            json_put_string(j->request, "verb", verb_of(j->type)) < 0 ||
-            json_put_u64(j->request, "job", j->id) < 0)
-                return -ENOMEM;
+                        return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        text = complete_request(j, q) < 0 ? NULL : json_text(j->request);
+        if (!text)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        if (strlen(text) > PROTO_MESSAGE_MAX)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, E2BIG,
+                                "the arguments are too long for one request: pass fewer paths");
         return 0;
 }
 
@@ -318,26 +326,46 @@ static int add(Manager *m, Job *j, json_object *backup, Failure *reterr) {
         return 0;
 }
 
-int job_submit(Manager *m, JobRequest *q, Job **ret, Failure *reterr) {
+void job_fds_done(JobFds *fds) {
+        fd_close(fds->directory);
+        fd_close(fds->stream);
+        fd_close(fds->key);
+        *fds = JOB_FDS_INIT;
+}
+
+void job_request_done(JobRequest *q) {
+        json_object_put(q->parameters);
+        q->parameters = NULL;
+        job_fds_done(&q->fds);
+}
+
+static Job *job_new(Manager *m, JobRequest *q) {
         Job *j = calloc(1, sizeof(*j));
-        int r;
 
         if (!j) {
-                json_object_put(q->request);
-                fd_close(q->directory);
-                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+                job_request_done(q);
+                return NULL;
         }
         j->manager = m;
         j->id = m->next_job_id;
         j->socket = -1;
-        j->request = q->request;
-        j->directory = q->directory;
-        j->aside = q->directory >= 0;
-        r = check_busy(m, q, reterr);
+        j->request = TAKE_PTR(q->parameters);
+        j->fds = q->fds;
+        q->fds = JOB_FDS_INIT;
+        return j;
+}
+
+int job_submit(Manager *m, JobRequest *q, Job **ret, Failure *reterr) {
+        Job *j = job_new(m, q);
+        int r;
+
+        if (!j)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        r = fill(j, q, reterr);
         if (r >= 0)
-                r = check_limits(m, q, reterr);
-        if (r >= 0 && fill(j, q) < 0)
-                r = fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+                r = check_busy(m, j, reterr);
+        if (r >= 0)
+                r = check_limits(m, j, reterr);
         if (r >= 0)
                 r = add(m, j, q->backup, reterr);
         if (r < 0) {
@@ -507,7 +535,7 @@ void job_finish(Job *j, JobResult result, const Failure *why, json_object *summa
         bool batch;
 
         job_worker_close(j);
-        j->directory = fd_close(j->directory);
+        job_fds_done(&j->fds);
         j->result = result;
         if (result != JOB_DONE)
                 j->failure = *why;

@@ -11,13 +11,25 @@
 
 #include "agent/manager.h"
 
+/* A row in job-type.c each. */
 typedef enum JobType {
         JOB_BACKUP,
+        JOB_IMPORT,
         JOB_RESTORE,
         JOB_ROLLBACK,
         JOB_CONFIRM,
+        JOB_PLAN,
         JOB_VERIFY,
+        JOB_VERIFY_RESTORE, /* "verify" on the bus: by a restore aside, which needs another worker
+                             */
+        JOB_EXPORT,
+        JOB_LIST,
+        JOB_DIFF,
         JOB_DELETE,
+        JOB_PIN,
+        JOB_PRUNE,
+        JOB_REPOSITORY,
+        JOB_CONFIGURE, /* its request names the verb */
         JOB_RECONCILE,
         JOB_RECOVER, /* "reconcile" on the bus: what a lost restore left is finished or undone */
 } JobType;
@@ -38,6 +50,20 @@ typedef enum JobResult {
         JOB_INTERRUPTED, /* its worker or the agent went away */
 } JobResult;
 
+/* What goes to the worker beside the request, in this order; -1: not there. */
+typedef struct JobFds {
+        int directory; /* to restore into */
+        int stream;    /* write end of what the caller reads; for an import its read end */
+        int key;       /* has a private key */
+} JobFds;
+
+#define JOB_FDS_INIT ((JobFds){ -1, -1, -1 })
+
+void job_fds_done(JobFds *fds);
+
+/* A caller that waits for the end of a job; agent/bus-hold.c. */
+typedef struct BusHold BusHold;
+
 #define JOB_UID_INTERNAL UINT32_MAX
 #define JOB_PATH_MAX     64
 #define JOB_PHASE_MAX    32
@@ -50,11 +76,13 @@ struct Job {
         JobResult result;
         uint32_t uid; /* who asked; JOB_UID_INTERNAL: the agent */
         char backup_id[UUID_TEXT_MAX], restore_id[UUID_TEXT_MAX]; /* "": none */
+        char other_id[UUID_TEXT_MAX];                             /* the second backup of a diff */
         ConfigStrings services;
         json_object *request; /* the message to the worker */
-        int directory;        /* restore aside: goes with the request; -1 */
+        JobFds fds;           /* until the request is sent */
         bool aside;           /* had a directory */
         bool allow_partial;
+        BusHold *hold; /* NULL: nobody waits for the end */
 
         uint64_t queued_usec, started_usec, finished_usec;
         char phase[JOB_PHASE_MAX];
@@ -80,15 +108,22 @@ struct Job {
 typedef struct JobRequest {
         JobType type;
         uint32_t uid;
-        const char *backup_id, *restore_id; /* may be NULL */
-        const ConfigStrings *services;      /* may be NULL */
-        json_object *request;               /* parameters of the verb; taken, also on failure */
+        const char *verb;                              /* NULL: that of the type */
+        const char *backup_id, *other_id, *restore_id; /* may be NULL */
+        const ConfigStrings *services;                 /* may be NULL */
+        json_object *parameters;                       /* of the verb; owned */
         json_object *backup; /* a row to put into the catalogue with it; borrowed, may be NULL */
-        int directory;       /* taken, also on failure; -1: none */
+        JobFds fds;          /* owned */
         bool allow_partial;
 } JobRequest;
 
-/* Queues a job. FAIL_QUEUE_FULL, FAIL_BUSY, or the catalogue's failure. Borrowed from the manager.
+/* Frees what it owns. */
+void job_request_done(JobRequest *q);
+#define _cleanup_job_request_ _cleanup_(job_request_done)
+
+/*
+ * Queues a job. Takes what the request owns, also on failure: FAIL_INVALID_ARGUMENT (too long for a
+ * message), FAIL_QUEUE_FULL, FAIL_BUSY, or the catalogue's failure. Borrowed from the manager.
  */
 int job_submit(Manager *m, JobRequest *request, Job **ret, Failure *reterr);
 
@@ -114,6 +149,9 @@ bool job_is_reading(const Job *j);
 bool job_is_cancelable(const Job *j);
 
 const char *job_type_text(JobType type);
+const char *job_type_verb(JobType type);   /* NULL: the request has it */
+const char *job_type_class(JobType type);  /* of its worker */
+const char *job_type_action(JobType type); /* that allows to end it */
 const char *job_state_text(JobState state);
 const char *job_result_text(JobResult result);           /* "" for JOB_NONE */
 int job_result_from_text(const char *s, JobResult *ret); /* those a worker may send */

@@ -51,27 +51,36 @@ void reconcile_after_loss(Manager *m) {
         reconcile_request(m);
 }
 
+static Job *find_unfinished(Manager *m, JobType type) {
+        for (size_t i = 0; i < m->n_jobs; i++)
+                if (m->jobs[i]->type == type && m->jobs[i]->state != JOB_FINISHED)
+                        return m->jobs[i];
+        return NULL;
+}
+
+void reconcile_outdated(Manager *m) {
+        const Job *j = find_unfinished(m, JOB_RECONCILE);
+
+        if (j && j->state != JOB_QUEUED)
+                m->reconcile_again = true;
+}
+
 void reconcile_request(Manager *m) {
-        JobRequest request = {
+        _cleanup_job_request_ JobRequest request = {
                 .type = JOB_RECONCILE,
                 .uid = JOB_UID_INTERNAL,
-                .request = NULL,
-                .directory = -1,
+                .fds = JOB_FDS_INIT,
         };
         Failure why = FAILURE_INIT;
 
         if (m->stopping)
                 return;
-        for (size_t i = 0; i < m->n_jobs; i++) {
-                const Job *j = m->jobs[i];
-
-                if (j->type != JOB_RECONCILE || j->state == JOB_FINISHED)
-                        continue;
-                m->reconcile_again = m->reconcile_again || j->state != JOB_QUEUED;
+        if (find_unfinished(m, JOB_RECONCILE)) {
+                reconcile_outdated(m);
                 return;
         }
         m->reconcile_again = false;
-        request.request = json_object_new_object();
+        request.parameters = json_object_new_object();
         if (job_submit(m, &request, NULL, &why) < 0) {
                 log_error("Cannot begin a reconcile: %s", why.text);
                 reconcile_retry(m);
@@ -104,14 +113,17 @@ int reconcile_complete(Manager *m, Failure *reterr) {
  * over.
  */
 static void recover_restores(Manager *m) {
-        JobRequest request = { .type = JOB_RECOVER, .uid = JOB_UID_INTERNAL, .directory = -1 };
+        _cleanup_job_request_ JobRequest request = {
+                .type = JOB_RECOVER,
+                .uid = JOB_UID_INTERNAL,
+                .fds = JOB_FDS_INIT,
+        };
         Failure why = FAILURE_INIT;
 
         m->recover_wanted = false;
-        for (size_t i = 0; i < m->n_jobs; i++)
-                if (m->jobs[i]->type == JOB_RECOVER && m->jobs[i]->state != JOB_FINISHED)
-                        return;
-        request.request = json_object_new_object();
+        if (find_unfinished(m, JOB_RECOVER))
+                return;
+        request.parameters = json_object_new_object();
         if (job_submit(m, &request, NULL, &why) < 0)
                 log_error("Cannot recover an unfinished restore: %s", why.text);
 }

@@ -15,6 +15,9 @@ void reconcile_request(Manager *m);
  */
 void reconcile_after_loss(Manager *m);
 
+/* Something changed that a reconcile which runs may have listed as it was: another follows it. */
+void reconcile_outdated(Manager *m);
+
 /* One did not work: another later, after a pause that grows. */
 void reconcile_retry(Manager *m);
 

@@ -14,6 +14,8 @@
 
 #define DICTIONARY_KEYS_MAX 32
 #define LIST_MAX            10000
+#define SUMMARY_KEYS_MAX    64
+#define SUMMARY_TEXT_MAX    16384
 
 const RecordField record_backup_fields[] = {
         { "backup_id", RECORD_STRING, FORM_UUID, 36 },
@@ -238,6 +240,48 @@ int record_read_backup(json_object *in, json_object **ret, Failure *reterr) {
 
 int record_read_restore(json_object *in, json_object **ret, Failure *reterr) {
         return read_fields(in, record_restore_fields, record_n_restore_fields, ret, reterr);
+}
+
+static bool is_summary_value(json_object *v) {
+        const RecordField strings = { .kind = RECORD_STRINGS, .max = SUMMARY_TEXT_MAX };
+        const RecordField objects = { .kind = RECORD_DICTIONARIES, .max = SUMMARY_TEXT_MAX };
+
+        switch (json_object_get_type(v)) {
+        case json_type_string:
+                return is_string(v, FORM_TEXT, SUMMARY_TEXT_MAX);
+        case json_type_int:
+                return json_object_get_int64(v) >= 0;
+        case json_type_boolean:
+        case json_type_double:
+                return true;
+        case json_type_array:
+                return is_list(v, &strings) || is_list(v, &objects);
+        case json_type_object:
+                return is_flat_object(v, false, SUMMARY_TEXT_MAX);
+        case json_type_null:
+                break;
+        }
+        return false;
+}
+
+int record_read_summary(json_object *message, json_object **ret, Failure *reterr) {
+        _cleanup_json_ json_object *none = json_object_new_object();
+        json_object *in = none;
+        int r = json_get_object(message, "summary", &in);
+
+        if (!none)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        if ((r < 0 && r != -ENOENT) || json_object_object_length(in) > SUMMARY_KEYS_MAX)
+                return fail_set(reterr, FAIL_INTERNAL, EBADMSG, "a bad summary");
+        json_object_object_foreach(in, key, v) {
+                if (!*key || !text_is_label(key, 63))
+                        return fail_set(reterr, FAIL_INTERNAL, EBADMSG, "a bad key in a summary");
+                if (!is_summary_value(v))
+                        return fail_set(reterr, FAIL_INTERNAL, EBADMSG,
+                                        "a bad value of '%s' in a summary", key);
+        }
+        *ret = json_object_get(in);
+        return 0;
 }
 
 json_object *record_new_backup(const RecordNew *n) {

@@ -55,6 +55,12 @@ bool record_is_text(const char *s, size_t max);
 int record_read_backup(json_object *in, json_object **ret, Failure *reterr);
 int record_read_restore(json_object *in, json_object **ret, Failure *reterr);
 
+/*
+ * Reads the "summary" of a result: an object whose values have a D-Bus type (docs/DBUS.md): texts,
+ * numbers, truths, lists of texts, flat objects and lists of them. Owned; empty if there is none.
+ */
+int record_read_summary(json_object *message, json_object **ret, Failure *reterr);
+
 /* What a new backup is made of; all borrowed. */
 typedef struct RecordNew {
         const char *id, *name, *type, *description, *created_by;

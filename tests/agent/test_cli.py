@@ -566,7 +566,6 @@ def test_with_the_real_agent(machine, tmp_path):
         assert m.json("rollback", ID % 1, "--yes", exit_code=5)["error"]["name"] == "NoSuchRestore"
         assert m.json("cancel", "4000000", exit_code=5)["error"]["name"] == "NoSuchJob"
         assert m.json("verify", ID % 1, "--depth", "nonsense", exit_code=2)["error"]["name"] == "InvalidArgument"
-        assert m.json("prune", "--yes", exit_code=1)["error"]["name"] == "NotSupported"
         assert m.call("list", user="nobody").returncode == 4
 
 

@@ -105,6 +105,11 @@ class Client:
         body = self.wait_signal("JobRemoved", lambda _, b: b[1] == path, timeout)
         return body[2], body[3]
 
+    def stream(self, *arguments, **kwargs):
+        """A call whose first result is a descriptor: (fd, the rest of the body)."""
+        reply = self.call(*arguments, raw=True, **kwargs)
+        return reply.unix_fds[reply.body[0]], plain(reply.body[1:])
+
     def create(self, type_="alpha", name="a name", **options):
         return self.call("CreateBackup", "ssa{sv}", [type_, name, options])
 
@@ -135,7 +140,7 @@ class Worker:
         self.verb = self.request["verb"]
 
     def send(self, type_, **members):
-        if type_ == "backup" and self.verb == "create":
+        if type_ == "backup" and self.verb in ("create", "import", "pin", "verify"):
             self.repository[members["backup"]["backup_id"]] = members["backup"]
         self.connection.send(json.dumps(dict(type=type_, **members)).encode())
 
@@ -161,12 +166,14 @@ class Worker:
         """A backup's record as a worker would send it for this request."""
         r = self.request
         record = {
-            "backup_id": r["backup_id"], "backup_name": r["backup_name"], "backup_type": r["backup_type"],
-            "description": r["description"], "created_by": r["created_by"], "status": status,
+            "backup_id": r["backup_id"], "backup_name": r["backup_name"],
+            "backup_type": r.get("backup_type", "full"), "description": r["description"],
+            "created_by": r["created_by"], "status": status,
             "created_at": "2024-01-15T02:00:00Z", "completed_at": "2024-01-15T02:00:05Z", "bytes": 1000,
             "new_bytes": 10, "files": 3, "file_path": "backups/" + r["backup_id"], "checksum": "ab" * 32,
-            "services": r["services"], "copies": ["local"], "pinned": r["pinned"], "parent_id": "", "schedule": "",
-            "consistency": "application", "service_consistency": {s: "application" for s in r["services"]},
+            "services": r.get("services", ["alpha"]), "copies": ["local"], "pinned": r.get("pinned", False),
+            "parent_id": "", "schedule": "", "consistency": "application",
+            "service_consistency": {s: "application" for s in r.get("services", ["alpha"])},
             "pause_usec": 1234, "metadata": "{}",
             "databases": [{"path": "/srv/a/tasks.db", "uid": 33, "pause_usec": 1200, "checked": True}],
         }
@@ -181,7 +188,7 @@ class FakeWorkers:
     lists what create handlers have sent and delete forgets it (`repository`).
     """
 
-    def __init__(self, directory, classes=("backup", "restore", "maintain"), user=AGENT_USER):
+    def __init__(self, directory, classes=("backup", "restore", "maintain", "configure"), user=AGENT_USER):
         self.directory, self.handlers, self.requests, self._sockets = directory, {}, [], []
         self.errors, self.repository = [], {}
         account = pwd.getpwnam(user)
@@ -227,6 +234,9 @@ class FakeWorkers:
             worker.send("space", stored_bytes=1000, free_bytes=100000)
         elif worker.verb == "delete":
             self.repository.pop(worker.request["backup_id"], None)
+        elif worker.verb == "pin":
+            row = self.repository[worker.request["backup_id"]]
+            worker.send("backup", backup=dict(row, pinned=worker.request["pinned"]))
         worker.result()
 
     def close(self):
