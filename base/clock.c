@@ -29,6 +29,19 @@ void clock_format(uint64_t usec, char ret[CLOCK_TEXT_MAX]) {
                 (void) strftime(ret, CLOCK_TEXT_MAX, "%Y-%m-%dT%H:%M:%SZ", &tm);
 }
 
+void clock_format_nsec(int64_t sec, uint32_t nsec, char ret[CLOCK_NSEC_TEXT_MAX]) {
+        time_t t = (time_t) sec;
+        struct tm tm;
+
+        if (!gmtime_r(&t, &tm)) {
+                (void) snprintf(ret, CLOCK_NSEC_TEXT_MAX, "@%lld.%09u", (long long) sec, nsec);
+                return;
+        }
+        (void) snprintf(ret, CLOCK_NSEC_TEXT_MAX, "%04lld-%02d-%02dT%02d:%02d:%02d.%09uZ",
+                        tm.tm_year + 1900LL, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min,
+                        tm.tm_sec, nsec);
+}
+
 int clock_parse(const char *text, uint64_t *ret) {
         struct tm tm = { 0 };
         const char *end = strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm);

@@ -16,5 +16,12 @@ uint64_t clock_monotonic_usec(void);
 #define CLOCK_TEXT_MAX 32
 void clock_format(uint64_t usec, char ret[CLOCK_TEXT_MAX]);
 
-/* The reverse. 0 or -EINVAL. */
+/*
+ * The same with nine digits of a second, for any time that a file may have: also before 1970 and
+ * after 9999. A time whose year no calendar reaches is "@" and its seconds.
+ */
+#define CLOCK_NSEC_TEXT_MAX 64
+void clock_format_nsec(int64_t sec, uint32_t nsec, char ret[CLOCK_NSEC_TEXT_MAX]);
+
+/* The reverse of clock_format(). 0 or -EINVAL. */
 int clock_parse(const char *text, uint64_t *ret);

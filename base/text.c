@@ -100,6 +100,15 @@ int text_unescape(const char *text, char **ret) {
         return 0;
 }
 
+bool text_is_utf8(const char *bytes) {
+        const uint8_t *s = (const uint8_t *) bytes;
+        size_t n;
+
+        while ((n = utf8_length(s)) > 0)
+                s += n;
+        return *s == 0;
+}
+
 bool text_is_uuid(const char *s) {
         for (int i = 0; i < 36; i++) {
                 if (i == 8 || i == 13 || i == 18 || i == 23) {

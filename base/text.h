@@ -18,6 +18,9 @@ char *text_escape(const char *bytes);
 /* The reverse. Returns 0 and an owned string, -EINVAL for a malformed escape or \x00, -ENOMEM. */
 int text_unescape(const char *text, char **ret);
 
+/* True if all of it is valid UTF-8: no surrogates, nothing overlong. */
+bool text_is_utf8(const char *bytes);
+
 /* UUIDs as text: 36 characters, lower case. */
 #define UUID_TEXT_MAX 37
 bool text_is_uuid(const char *s);

@@ -184,3 +184,32 @@ int repo_content_read(RepoManifest *m,
                 fail_prefix(reterr, "%s/%s", entry->dir, entry->name);
         return r;
 }
+
+int repo_content_map(RepoManifest *m,
+                     const Entry *entry,
+                     int (*on_data)(void *userdata, uint64_t offset, uint64_t n, Failure *reterr),
+                     void *userdata,
+                     Failure *reterr) {
+        _cleanup_(content_reader_done) ContentReader c = CONTENT_READER_INIT;
+        uint64_t offset = 0, begin = 0;
+        bool in_data = false;
+        ContentRun run;
+        int r;
+
+        if (entry->type != ENTRY_FILE || entry->size == 0)
+                return 0;
+        r = content_reader_open(&c, m->repo, entry, reterr);
+        while (r >= 0 && (r = content_reader_next(&c, &run, reterr)) > 0) {
+                if (run.kind == RUN_DATA && !in_data)
+                        begin = offset;
+                if (run.kind != RUN_DATA && in_data)
+                        r = on_data(userdata, begin, offset - begin, reterr);
+                in_data = run.kind == RUN_DATA;
+                offset += run.n * chunk_unit(entry->class);
+        }
+        if (r == 0 && in_data) /* the last unit may be a part of one */
+                r = on_data(userdata, begin, entry->size - begin, reterr);
+        if (r < 0 && reterr && reterr->code == FAIL_INTEGRITY_FAILURE)
+                fail_prefix(reterr, "%s/%s", entry->dir, entry->name);
+        return r;
+}

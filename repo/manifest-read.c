@@ -15,13 +15,6 @@
 #define MANIFEST_DIR_MAX     65535
 #define MANIFEST_SERVICE_MAX 255
 
-/* What a root says of one block. */
-typedef struct BlockItem {
-        const uint8_t *id;
-        uint32_t size, n_entries;
-        Entry key; /* service, dir, name alone */
-} BlockItem;
-
 static int manifest_bad(Failure *reterr, const char *what) {
         return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG, "The manifest is malformed: %s",
                         what);
@@ -66,12 +59,19 @@ int repo_manifest_open(Repo *repo, json_object *record, RepoManifest **ret, Fail
         return 0;
 }
 
+/* The wanted place is reached, or another one is wanted. */
+static void manifest_seek_done(RepoManifest *m) {
+        free(m->seek_service);
+        free(m->seek_dir);
+        free(m->seek_name);
+        m->seek_service = m->seek_dir = m->seek_name = NULL;
+}
+
 void repo_manifest_free(RepoManifest *m) {
         if (!m)
                 return;
         free(m->roots);
-        free(m->seek_service);
-        free(m->seek_dir);
+        manifest_seek_done(m);
         buf_done(&m->root);
         buf_done(&m->block);
         buf_done(&m->previous);
@@ -100,7 +100,7 @@ static int manifest_next_root(RepoManifest *m, Failure *reterr) {
         return 1;
 }
 
-static int manifest_parse_block_item(Reader *from, BlockItem *ret, Failure *reterr) {
+static int manifest_parse_block_item(Reader *from, ManifestBlock *ret, Failure *reterr) {
         ret->id = reader_bytes(from, ID_SIZE);
         ret->size = reader_u32(from);
         ret->n_entries = reader_u32(from);
@@ -113,7 +113,7 @@ static int manifest_parse_block_item(Reader *from, BlockItem *ret, Failure *rete
 }
 
 /* The next block of the root, which stays valid until the next call. 1, 0, negative errno. */
-static int manifest_next_item(RepoManifest *m, BlockItem *ret, Failure *reterr) {
+static int manifest_next_item(RepoManifest *m, ManifestBlock *ret, Failure *reterr) {
         int r;
 
         if (reader_left(&m->blocks) == 0) {
@@ -123,6 +123,23 @@ static int manifest_next_item(RepoManifest *m, BlockItem *ret, Failure *reterr) 
         }
         r = manifest_parse_block_item(&m->blocks, ret, reterr);
         return r < 0 ? r : 1;
+}
+
+int manifest_peek_block(RepoManifest *m, const ManifestBlock **ret, Failure *reterr) {
+        int r;
+
+        if (!m->peeked) {
+                r = manifest_next_item(m, &m->next, reterr);
+                if (r <= 0)
+                        return r;
+                m->peeked = true;
+        }
+        *ret = &m->next;
+        return 1;
+}
+
+void manifest_skip_block(RepoManifest *m) {
+        m->peeked = false;
 }
 
 /* Takes a directory item; an entry must follow. */
@@ -171,29 +188,30 @@ static int manifest_take_entry(RepoManifest *m, bool first, Failure *reterr) {
 
 /* Loads the next block and takes its first entry. 1, 0 at the end, negative errno. */
 static int manifest_next_block(RepoManifest *m, Failure *reterr) {
-        BlockItem item;
+        const ManifestBlock *next;
         Buf swap;
         int r;
 
-        r = manifest_next_item(m, &item, reterr);
+        r = manifest_peek_block(m, &next, reterr);
         if (r <= 0)
                 return r;
+        m->peeked = false;
         swap = m->previous;
         m->previous = m->block;
         m->block = swap;
-        r = m->on_record ? m->on_record(m->userdata, CLASS_BLOCK, item.id, reterr) : 0;
+        r = m->on_record ? m->on_record(m->userdata, CLASS_BLOCK, next->id, reterr) : 0;
         if (r == 0)
-                r = meta_load(m->repo, CLASS_BLOCK, item.id, &m->block, reterr);
+                r = meta_load(m->repo, CLASS_BLOCK, next->id, &m->block, reterr);
         if (r < 0)
                 return r;
         m->items = READER_INIT(m->block.data, m->block.size);
-        m->left = item.n_entries;
-        if (m->block.size != item.size || reader_u8(&m->items) != BLOCK_VERSION)
+        m->left = next->n_entries;
+        if (m->block.size != next->size || reader_u8(&m->items) != BLOCK_VERSION)
                 return manifest_bad(reterr, "a block is not what its root says");
         r = manifest_take_entry(m, true, reterr);
         if (r < 0)
                 return r;
-        if (manifest_compare(&m->current, &item.key) != 0)
+        if (manifest_compare(&m->current, &next->key) != 0)
                 return manifest_bad(reterr, "a block does not begin as its root says");
         return 1;
 }
@@ -206,7 +224,8 @@ static bool manifest_is_before_seek(const RepoManifest *m) {
         r = strcmp(m->current.service, m->seek_service);
         if (r != 0 || !m->seek_dir)
                 return r < 0;
-        return text_path_compare(m->current.dir, m->seek_dir) < 0;
+        r = text_path_compare(m->current.dir, m->seek_dir);
+        return r < 0 || (r == 0 && m->seek_name && strcmp(m->current.name, m->seek_name) < 0);
 }
 
 int repo_manifest_next(RepoManifest *m, const Entry **ret, Failure *reterr) {
@@ -222,17 +241,14 @@ int repo_manifest_next(RepoManifest *m, const Entry **ret, Failure *reterr) {
                         return r;
         } while (manifest_is_before_seek(m));
 
-        free(m->seek_service);
-        free(m->seek_dir);
-        m->seek_service = m->seek_dir = NULL;
+        manifest_seek_done(m);
         *ret = &m->current;
         return 1;
 }
 
 static void manifest_rewind(RepoManifest *m) {
-        free(m->seek_service);
-        free(m->seek_dir);
-        m->seek_service = m->seek_dir = NULL;
+        manifest_seek_done(m);
+        m->peeked = false;
         m->next_root = 0;
         m->left = 0;
         m->has_last = false;
@@ -246,7 +262,7 @@ static int manifest_seek_root(RepoManifest *m, const Entry *wanted, Failure *ret
         int r;
 
         for (;;) {
-                BlockItem item;
+                ManifestBlock item;
                 size_t at;
 
                 r = manifest_next_item(m, &item, reterr);
@@ -275,8 +291,12 @@ static int manifest_seek_root(RepoManifest *m, const Entry *wanted, Failure *ret
         return 0;
 }
 
-int repo_manifest_seek(RepoManifest *m, const char *service, const char *dir, Failure *reterr) {
-        Entry wanted = { .service = service, .dir = dir ? dir : "/", .name = "" };
+static int manifest_seek(RepoManifest *m,
+                         const char *service,
+                         const char *dir,
+                         const char *name,
+                         Failure *reterr) {
+        Entry wanted = { .service = service, .dir = dir ? dir : "/", .name = name ? name : "" };
         int r;
 
         manifest_rewind(m);
@@ -287,7 +307,26 @@ int repo_manifest_seek(RepoManifest *m, const char *service, const char *dir, Fa
                 return r;
         m->seek_service = strdup(service);
         m->seek_dir = dir ? strdup(dir) : NULL;
-        return m->seek_service && (!dir || m->seek_dir) ? 0 : -ENOMEM;
+        m->seek_name = name ? strdup(name) : NULL;
+        return m->seek_service && (!dir || m->seek_dir) && (!name || m->seek_name) ? 0 : -ENOMEM;
+}
+
+int repo_manifest_seek(RepoManifest *m, const char *service, const char *dir, Failure *reterr) {
+        return manifest_seek(m, service, dir, NULL, reterr);
+}
+
+int repo_manifest_find(RepoManifest *m,
+                       const char *service,
+                       const char *dir,
+                       const char *name,
+                       const Entry **ret,
+                       Failure *reterr) {
+        const Entry wanted = { .service = service, .dir = dir, .name = name };
+        int r = manifest_seek(m, service, dir, name, reterr);
+
+        if (r >= 0)
+                r = repo_manifest_next(m, ret, reterr);
+        return r <= 0 ? r : manifest_compare(*ret, &wanted) == 0;
 }
 
 typedef struct WalkIds {

@@ -189,9 +189,6 @@ struct Repo {
 
 bool repo_is_interrupted(const Repo *repo);
 
-/* The private key is loaded from keys_dir unless it was given. FAIL_KEY_MISSING. */
-int repo_need_private(Repo *repo, Failure *reterr);
-
 /*
  * index-sync.c. Opening may make a new database: one process at a time, and none beside a foreign
  * writer's.

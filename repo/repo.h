@@ -70,6 +70,9 @@ bool repo_base_is_trusted(Repo *repo, const char *backup_id);
  */
 int repo_set_private_key(Repo *repo, const Secret *pem, Failure *reterr);
 
+/* Loads that private key now: FAIL_KEY_MISSING before anything was begun. */
+int repo_need_private(Repo *repo, Failure *reterr);
+
 /* The absolute path of the record of a backup. Owned. */
 char *repo_record_path(Repo *repo, const char *backup_id);
 uint64_t repo_free_bytes(Repo *repo);
@@ -184,6 +187,51 @@ int repo_manifest_seek(RepoManifest *m, const char *service, const char *dir, Fa
 
 /* 1 and the next entry (borrowed until the next call), 0 at the end, negative errno. */
 int repo_manifest_next(RepoManifest *m, const Entry **ret, Failure *reterr);
+
+/*
+ * Looks one entry up, at the cost of the block that it would be in: 1 and the entry (borrowed until
+ * the next call), 0 if there is none, negative errno. The cursor has moved.
+ */
+int repo_manifest_find(RepoManifest *m,
+                       const char *service,
+                       const char *dir,
+                       const char *name,
+                       const Entry **ret,
+                       Failure *reterr);
+
+/* What differs between two backups at one place; `before` or `after` is NULL for what is not there.
+ */
+typedef struct RepoDifference {
+        const Entry *before, *after; /* borrowed for the call */
+        bool content;                /* type, bytes, target or device number */
+        bool metadata;               /* mode, owner, time, flags, extended attributes */
+} RepoDifference;
+
+/*
+ * Compares two manifests of one repository, or only what they hold of `service` (NULL: all). Blocks
+ * that both have are passed over unread, so equal backups of any size cost their roots.
+ * `on_difference` gets what differs in manifest order; `on_progress` (may be NULL) the number of
+ * entries done with on both sides. A negative result of either ends it. No private key is needed.
+ */
+int repo_manifest_diff(RepoManifest *before,
+                       RepoManifest *after,
+                       const char *service,
+                       int (*on_difference)(void *userdata,
+                                            const RepoDifference *d,
+                                            Failure *reterr),
+                       int (*on_progress)(void *userdata, uint64_t entries, Failure *reterr),
+                       void *userdata,
+                       Failure *reterr);
+
+/*
+ * Tells where a file has data, in ascending order, neighbours joined: all else is holes and zero
+ * runs. Only lists are read, no content.
+ */
+int repo_content_map(RepoManifest *m,
+                     const Entry *entry,
+                     int (*on_data)(void *userdata, uint64_t offset, uint64_t n, Failure *reterr),
+                     void *userdata,
+                     Failure *reterr);
 
 /*
  * Delivers the content of a file in ascending order of offset; holes and zero runs are left out.

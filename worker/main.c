@@ -38,7 +38,8 @@ static const struct {
         { "restore", "restore", run_restore },      { "restore", "rollback", run_rollback },
         { "restore", "confirm", run_confirm },      { "restore", "recover", run_recover },
         { "maintain", "verify", run_verify },       { "maintain", "delete", run_delete },
-        { "maintain", "reconcile", run_reconcile },
+        { "maintain", "reconcile", run_reconcile }, { "maintain", "list", run_list },
+        { "maintain", "diff", run_diff },
 };
 
 static bool class_is_known(const char *class) {

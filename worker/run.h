@@ -16,4 +16,6 @@ int run_recover(Work *w, const char **ret_result, json_object **ret_summary, Fai
 int run_confirm(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_verify(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_list(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_diff(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

@@ -71,6 +71,28 @@ static void test_malformed(void **state) {
         assert_int_equal(usec, 7);
 }
 
+static void test_format_nsec(void **state) {
+        static const struct {
+                int64_t sec;
+                uint32_t nsec;
+                const char *text;
+        } times[] = {
+                { 0, 0, "1970-01-01T00:00:00.000000000Z" },
+                { -1, 999999999, "1969-12-31T23:59:59.999999999Z" },
+                { INT64_C(-62167219200), 1, "0000-01-01T00:00:00.000000001Z" },
+                { INT64_C(253402300800), 5, "10000-01-01T00:00:00.000000005Z" },
+                { INT64_MAX, 7, "@9223372036854775807.000000007" },
+                { INT64_MIN, 0, "@-9223372036854775808.000000000" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(times); i++) {
+                char text[CLOCK_NSEC_TEXT_MAX];
+
+                clock_format_nsec(times[i].sec, times[i].nsec, text);
+                assert_string_equal(text, times[i].text);
+        }
+}
+
 static void test_clocks(void **state) {
         uint64_t before = clock_monotonic_usec();
 
@@ -80,9 +102,8 @@ static void test_clocks(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_format),
-                cmocka_unit_test(test_round_trip),
-                cmocka_unit_test(test_malformed),
+                cmocka_unit_test(test_format),    cmocka_unit_test(test_round_trip),
+                cmocka_unit_test(test_malformed), cmocka_unit_test(test_format_nsec),
                 cmocka_unit_test(test_clocks),
         };
 
