@@ -56,38 +56,11 @@ bool arc_path_is_clean(const char *path) {
 }
 
 int arc_open_below(int dirfd, const char *path, size_t n) {
-        _cleanup_close_ int fd = -1;
-        char chunk[PATH_MAX];
+        _cleanup_free_ char *below = strndup(path, n);
 
-        if (n == 0)
-                return fd_open_beneath(dirfd, ".", O_RDONLY | O_DIRECTORY, 0, false);
-        while (n > 0) {
-                size_t take = n;
-                int next;
-
-                if (take >= sizeof(chunk)) {
-                        take = sizeof(chunk) - 1;
-                        while (take > 0 && path[take] != '/')
-                                take--;
-                        if (take == 0)
-                                return -ENAMETOOLONG;
-                }
-                memcpy(chunk, path, take);
-                chunk[take] = 0;
-                next = fd_open_beneath(fd < 0 ? dirfd : fd, chunk, O_RDONLY | O_DIRECTORY, 0,
-                                       false);
-                if (next < 0)
-                        return next;
-                fd_close(fd);
-                fd = next;
-                path += take;
-                n -= take;
-                if (n > 0) {
-                        path++;
-                        n--;
-                }
-        }
-        return TAKE_FD(fd);
+        if (!below)
+                return -ENOMEM;
+        return fd_open_beneath(dirfd, n > 0 ? below : ".", O_RDONLY | O_DIRECTORY, 0, false);
 }
 
 int arc_statx(int dirfd, const char *name, struct statx *ret) {

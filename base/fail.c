@@ -1,8 +1,14 @@
 #include "base/fail.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/cleanup.h"
+
+#define FAIL_HEAD 400 /* what is kept before a cut */
 
 typedef struct FailInfo {
         const char *name;
@@ -16,11 +22,47 @@ static const FailInfo fail_table[FAIL_N] = { [FAIL_NONE] = { "None", 0, "no erro
 #undef X
 };
 
-__attribute__((format(printf, 4, 0))) static void
-fail_fill(Failure *f, FailCode code, int errnum, const char *format, va_list ap) {
+static bool is_continuation(char c) {
+        return ((unsigned char) c & 0xc0) == 0x80;
+}
+
+/*
+ * A sentence begins with the object and ends with the reason and what to do: of one that is too
+ * long, for it names a deep path, the middle goes. Cuts lie between characters of UTF-8.
+ */
+static void fail_fit(Failure *f, const char *sentence) {
+        size_t n = strlen(sentence), head = FAIL_HEAD, tail;
+
+        if (n < sizeof(f->text)) {
+                memmove(f->text, sentence, n + 1);
+                return;
+        }
+        tail = n - (sizeof(f->text) - FAIL_HEAD - sizeof("..."));
+        for (int i = 0; i < 3 && is_continuation(sentence[head]); i++)
+                head--;
+        for (int i = 0; i < 3 && is_continuation(sentence[tail]); i++)
+                tail++;
+        (void) snprintf(f->text, sizeof(f->text), "%.*s...%s", (int) head, sentence,
+                        sentence + tail);
+}
+
+/* `end` is put behind what the format gives: "" or ": reason". */
+__attribute__((format(printf, 3, 0))) static void
+fail_say(Failure *f, const char *end, const char *format, va_list ap) {
+        _cleanup_free_ char *text = NULL, *sentence = NULL;
+
+        if (vasprintf(&text, format, ap) < 0)
+                text = NULL;
+        else if (asprintf(&sentence, "%s%s", text, end) < 0)
+                sentence = NULL;
+        fail_fit(f, sentence ? sentence : fail_default_text(f->code)); /* no memory for more */
+}
+
+__attribute__((format(printf, 5, 0))) static void
+fail_fill(Failure *f, FailCode code, int errnum, const char *end, const char *format, va_list ap) {
         f->code = code;
         f->errnum = errnum;
-        (void) vsnprintf(f->text, sizeof(f->text), format, ap); /* cut text is still the truth */
+        fail_say(f, end, format, ap);
 }
 
 int fail_set(Failure *reterr, FailCode code, int errnum, const char *format, ...) {
@@ -30,42 +72,37 @@ int fail_set(Failure *reterr, FailCode code, int errnum, const char *format, ...
                 errnum = EIO;
         if (reterr && reterr->code == FAIL_NONE) {
                 va_start(ap, format);
-                fail_fill(reterr, code, errnum, format, ap);
+                fail_fill(reterr, code, errnum, "", format, ap);
                 va_end(ap);
         }
         return -errnum;
 }
 
 int fail_errno(Failure *reterr, FailCode code, int errnum, const char *format, ...) {
+        char end[128];
         va_list ap;
-        size_t n;
 
         if (errnum <= 0)
                 errnum = EIO;
         if (reterr && reterr->code == FAIL_NONE) {
+                (void) snprintf(end, sizeof(end), ": %s", strerror(errnum));
                 va_start(ap, format);
-                fail_fill(reterr, code, errnum, format, ap);
+                fail_fill(reterr, code, errnum, end, format, ap);
                 va_end(ap);
-                n = strlen(reterr->text);
-                (void) snprintf(reterr->text + n, sizeof(reterr->text) - n, ": %s",
-                                strerror(errnum));
         }
         return -errnum;
 }
 
 void fail_prefix(Failure *reterr, const char *format, ...) {
-        char old[sizeof(reterr->text)];
+        char end[sizeof(reterr->text) + 2];
         va_list ap;
-        size_t n;
 
         if (!reterr || reterr->code == FAIL_NONE)
                 return;
-        memcpy(old, reterr->text, sizeof(old));
+        (void) snprintf(end, sizeof(end), ": %s", reterr->text);
         va_start(ap, format);
-        (void) vsnprintf(reterr->text, sizeof(reterr->text), format, ap);
+        fail_say(reterr, end, format, ap);
         va_end(ap);
-        n = strlen(reterr->text);
-        (void) snprintf(reterr->text + n, sizeof(reterr->text) - n, ": %s", old);
 }
 
 FailCode fail_code_for_write(int errnum, FailCode other) {

@@ -54,8 +54,9 @@ typedef struct Failure {
 #define FAILURE_INIT ((Failure){ .code = FAIL_NONE })
 
 /*
- * Fills `reterr` if not NULL (keeping a failure that is already there) and returns -errnum.
- * `errnum` is positive; 0 is taken as EIO so that a failure is never success.
+ * Of a text too long for its place the middle is left out. Fills `reterr` if not NULL (keeping a
+ * failure that is already there) and returns -errnum. `errnum` is positive; 0 is taken as EIO so
+ * that a failure is never success.
  */
 int fail_set(Failure *reterr, FailCode code, int errnum, const char *format, ...)
         __attribute__((format(printf, 4, 5)));

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <poll.h>
 #include <stdio.h>
@@ -102,9 +103,30 @@ static int open_how(int dirfd, const char *path, int flags, mode_t mode, uint64_
 }
 
 int fd_open_beneath(int dirfd, const char *path, int flags, mode_t mode, bool xdev) {
-        return open_how(dirfd, path, flags, mode,
-                        RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS |
-                                (xdev ? 0 : RESOLVE_NO_XDEV));
+        const uint64_t resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS |
+                                 (xdev ? 0 : RESOLVE_NO_XDEV);
+        _cleanup_close_ int fd = -1;
+
+        /* The kernel takes PATH_MAX bytes at once; trees may be deeper. */
+        while (strlen(path) >= PATH_MAX) {
+                char part[PATH_MAX];
+                size_t n = PATH_MAX - 1;
+                int next;
+
+                while (n > 0 && path[n] != '/')
+                        n--;
+                if (n == 0)
+                        return -ENAMETOOLONG;
+                memcpy(part, path, n);
+                part[n] = 0;
+                next = open_how(fd < 0 ? dirfd : fd, part, O_PATH | O_DIRECTORY, 0, resolve);
+                if (next < 0)
+                        return next;
+                fd_close(fd);
+                fd = next;
+                path += n + 1;
+        }
+        return open_how(fd < 0 ? dirfd : fd, path, flags, mode, resolve);
 }
 
 int fd_open_absolute(const char *path, int flags) {

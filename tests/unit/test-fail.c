@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/fail.h"
+#include "base/text.h"
 
 static void test_table(void **state) {
         for (int i = FAIL_NONE + 1; i < FAIL_N; i++) {
@@ -95,6 +96,31 @@ static void test_texts(void **state) {
         assert_int_equal(strlen(f.text), sizeof(f.text) - 1);
 }
 
+/* What is cut is the middle: the reason and the advice stand at the end. */
+static void test_long_texts(void **state) {
+        static const char reason[] = ": Input/output error";
+        char long_text[2000];
+        Failure f = FAILURE_INIT;
+
+        for (size_t i = 0; i + 2 < sizeof(long_text); i += 2)
+                memcpy(long_text + i, "\xc3\xa4", 2); /* two bytes a character */
+        for (int odd = 0; odd < 2; odd++) {
+                long_text[sizeof(long_text) - 2] = 0;
+                f = FAILURE_INIT;
+                (void) fail_errno(&f, FAIL_INTERNAL, EIO, "%s%s", odd ? "/" : "", long_text);
+                fail_prefix(&f, "reading it");
+                assert_memory_equal(f.text, "reading it: ", 12);
+                assert_string_equal(f.text + strlen(f.text) - strlen(reason), reason);
+                assert_non_null(strstr(f.text, "..."));
+                assert_true(text_is_label(f.text, sizeof(f.text)));
+        }
+        memset(long_text, 0x80, sizeof(long_text)); /* no text at all */
+        long_text[sizeof(long_text) - 1] = 0;
+        f = FAILURE_INIT;
+        (void) fail_errno(&f, FAIL_INTERNAL, EIO, "%s", long_text);
+        assert_string_equal(f.text + strlen(f.text) - strlen(reason), reason);
+}
+
 static void test_code_for_write(void **state) {
         assert_int_equal(fail_code_for_write(ENOSPC, FAIL_INTERNAL), FAIL_NO_SPACE);
         assert_int_equal(fail_code_for_write(-EDQUOT, FAIL_INTERNAL), FAIL_NO_SPACE);
@@ -103,10 +129,10 @@ static void test_code_for_write(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_table),          cmocka_unit_test(test_from_name),
-                cmocka_unit_test(test_exit_codes),     cmocka_unit_test(test_first_failure_stays),
-                cmocka_unit_test(test_never_success),  cmocka_unit_test(test_texts),
-                cmocka_unit_test(test_code_for_write),
+                cmocka_unit_test(test_table),         cmocka_unit_test(test_from_name),
+                cmocka_unit_test(test_exit_codes),    cmocka_unit_test(test_first_failure_stays),
+                cmocka_unit_test(test_never_success), cmocka_unit_test(test_texts),
+                cmocka_unit_test(test_long_texts),    cmocka_unit_test(test_code_for_write),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -254,6 +254,40 @@ static void test_open_beneath(void **state) {
         close_fs(fs, fd);
 }
 
+/* Longer than the kernel takes at once; nothing on the way may be a link, wherever it is cut. */
+static void test_open_beneath_long(void **state) {
+        char name[201], path[40 * 201 + 3];
+        int fd, got, below;
+        Loopfs *fs = open_fs("tmpfs", &fd);
+
+        memset(name, 'n', sizeof(name) - 1);
+        name[sizeof(name) - 1] = 0;
+        *path = 0;
+        below = dup(fd);
+        for (int i = 0; i < 40; i++) {
+                assert_int_equal(mkdirat(below, name, 0700), 0);
+                assert_int_equal(symlinkat(name, below, "l"), 0);
+                got = openat(below, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+                close(below);
+                below = got;
+                strcat(strcat(path, name), "/");
+        }
+        got = openat(below, "f", O_WRONLY | O_CREAT, 0600);
+        close(got);
+        close(below);
+        strcat(path, "f");
+        assert_true(strlen(path) > 2 * (size_t) PATH_MAX - 300);
+        got = fd_open_beneath(fd, path, O_RDONLY, 0, false);
+        assert_true(got >= 0);
+        close(got);
+        path[strlen(path) - 1] = 'g';
+        assert_int_equal(fd_open_beneath(fd, path, O_RDONLY, 0, false), -ENOENT);
+        memcpy(path, "l/", 2); /* the first directory through its link */
+        memmove(path + 2, path + 201, strlen(path + 201) + 1);
+        assert_int_equal(fd_open_beneath(fd, path, O_RDONLY, 0, false), -ELOOP);
+        close_fs(fs, fd);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_write_atomic),
@@ -266,6 +300,7 @@ int main(void) {
                 cmocka_unit_test(test_remove_stops_at_subvolumes),
                 cmocka_unit_test(test_remove_interrupted),
                 cmocka_unit_test(test_open_beneath),
+                cmocka_unit_test(test_open_beneath_long),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
