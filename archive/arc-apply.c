@@ -43,7 +43,8 @@ static int apply_fail(Failure *reterr, int errnum, const char *what, const char 
 
 /* True if an object without this flag serves as well on a file system that does not know it. */
 static bool flag_may_fail(uint32_t flag, int errnum) {
-        if (flag & (FS_NODUMP_FL | FS_NOATIME_FL | FS_COMPR_FL))
+        if (flag & (FS_NODUMP_FL | FS_NOATIME_FL | FS_COMPR_FL | FS_NOCOMP_FL | FS_SYNC_FL |
+                    FS_DIRSYNC_FL))
                 return true;
         /* Where nothing is ever copied on write, there is nothing to switch off. */
         return flag == FS_NOCOW_FL && (errnum == EOPNOTSUPP || errnum == ENOTTY);

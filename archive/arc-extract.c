@@ -252,14 +252,14 @@ static int lock_later(ArcExtract *x, const char *path, uint32_t flags, Failure *
 
 static int
 apply_directory(ArcExtract *x, int fd, const char *path, const Entry *entry, Failure *reterr) {
-        uint32_t locking = entry->flags & ARC_FLAGS_LOCKING;
+        uint32_t late = entry->flags & ARC_FLAGS_LATE;
         int r;
 
         r = arc_meta_prepare(fd, entry, path, reterr);
         if (r >= 0)
-                r = arc_meta_apply(fd, entry, ARC_FLAGS_MASK & ~ARC_FLAGS_LOCKING, path, reterr);
-        if (r >= 0 && locking)
-                r = lock_later(x, path, locking, reterr);
+                r = arc_meta_apply(fd, entry, ARC_FLAGS_MASK & ~ARC_FLAGS_LATE, path, reterr);
+        if (r >= 0 && late)
+                r = lock_later(x, path, late, reterr);
         return r;
 }
 
@@ -368,8 +368,8 @@ put_special(int dirfd, const char *name, const char *path, const Entry *entry, F
         return arc_meta_apply(fd, entry, 0, path, reterr);
 }
 
-/* linkat that is not stopped by flags the first name has got already. */
-static int link_unlocked(int from_fd, const char *from, int dirfd, const char *name) {
+/* linkat that is not stopped by flags the first name has got already; only files have any. */
+static int link_unlocked(int from_fd, const char *from, int dirfd, const char *name, bool is_file) {
         _cleanup_close_ int fd = -1;
         unsigned flags = 0, lifted;
         int r;
@@ -377,7 +377,7 @@ static int link_unlocked(int from_fd, const char *from, int dirfd, const char *n
         if (linkat(from_fd, from, dirfd, name, 0) == 0)
                 return 0;
         r = -errno;
-        if (r != -EPERM)
+        if (r != -EPERM || !is_file)
                 return r;
         fd = openat(from_fd, from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
         if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 || !(flags & ARC_FLAGS_LOCKING))
@@ -412,9 +412,9 @@ static int put_link(ArcExtract *x,
         if (fstatat(from_fd, from, &st, AT_SYMLINK_NOFOLLOW) < 0)
                 return errno == ENOENT ? refuse(reterr, path, "the file it belongs to is not there")
                                        : make_fail(reterr, errno, path);
-        if (!S_ISREG(st.st_mode))
-                return refuse(reterr, path, "what it links to is not a file");
-        r = link_unlocked(from_fd, from, dirfd, name);
+        if (S_ISDIR(st.st_mode))
+                return refuse(reterr, path, "what it links to is a directory");
+        r = link_unlocked(from_fd, from, dirfd, name, S_ISREG(st.st_mode));
         return r < 0 ? make_fail(reterr, -r, path) : 0;
 }
 
@@ -485,7 +485,7 @@ int arc_extract_finish(ArcExtract *x, Failure *reterr) {
                 _cleanup_close_ int fd = arc_open_below(x->root_fd, l->path, strlen(l->path));
 
                 r = fd < 0 ? open_fail(reterr, fd, l->path)
-                           : arc_flags_apply(fd, l->flags, ARC_FLAGS_LOCKING, l->path, reterr);
+                           : arc_flags_apply(fd, l->flags, ARC_FLAGS_LATE, l->path, reterr);
                 x->locked = l->next;
                 free(l);
         }

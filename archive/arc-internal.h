@@ -18,18 +18,24 @@
 /* Deeper than this is reported, not walked: nothing could remove it again either. */
 #define ARC_DEPTH_MAX 4096
 
+/* Nor does the format take a longer path of a directory, with room for one more name. */
+#define ARC_DIR_MAX (65535 - 1 - ENTRY_NAME_MAX)
+
 /* As many as the codec of entries takes. */
 #define ARC_XATTRS_MAX 128
 
 #define ARC_FLAGS_MASK                                                                             \
         ((uint32_t) (FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | FS_NOATIME_FL | FS_NOCOW_FL | \
-                     FS_COMPR_FL))
+                     FS_COMPR_FL | FS_NOCOMP_FL | FS_SYNC_FL | FS_DIRSYNC_FL))
 
 /* Those that would forbid us to make the object's children or further names. */
 #define ARC_FLAGS_LOCKING ((uint32_t) (FS_IMMUTABLE_FL | FS_APPEND_FL))
 
+/* Of directories, those that wait until their children are there; two would make that slow. */
+#define ARC_FLAGS_LATE (ARC_FLAGS_LOCKING | (uint32_t) (FS_SYNC_FL | FS_DIRSYNC_FL))
+
 /* Those that decide how data is written, and so come before it. */
-#define ARC_FLAGS_DATA ((uint32_t) (FS_NOCOW_FL | FS_COMPR_FL))
+#define ARC_FLAGS_DATA ((uint32_t) (FS_NOCOW_FL | FS_COMPR_FL | FS_NOCOMP_FL))
 
 /* ---- paths ---- */
 

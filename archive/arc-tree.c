@@ -275,7 +275,7 @@ static int visit(ArcTree *t,
         if (r <= 0)
                 return r;
         *ret_ino = stx.stx_ino;
-        linked = S_ISREG(stx.stx_mode) && stx.stx_nlink > 1;
+        linked = !S_ISDIR(stx.stx_mode) && stx.stx_nlink > 1;
         first = linked ? arc_links_find(t->links, &stx) : NULL;
         if (first)
                 return emit_link(t, &stx, first, dir, name);
@@ -423,7 +423,7 @@ static int enter(ArcTree *t, uint64_t ino, const char *name) {
         r = set_path(t, &t->full, (const char *) t->dir.data, f->n_path, name);
         if (r < 0)
                 return r;
-        if (t->n_frames == ARC_DEPTH_MAX)
+        if (t->n_frames == ARC_DEPTH_MAX || t->full.size - 1 > ARC_DIR_MAX)
                 return report(t, FAIL_NOT_RESTORABLE, ELOOP,
                               "is nested too deep; nothing below it is read");
         parent = frame_fd(t, t->n_frames - 1);

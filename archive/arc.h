@@ -61,10 +61,10 @@ typedef struct ArcSink {
  * subdirectories of each ancestor. A directory named HP_AREA_NAME is always left out. Problem
  * codes: FAIL_SOURCE_MISSING (vanished or unreadable), FAIL_SNAPSHOT_FAILED (nested subvolume:
  * st_ino 256 on another device, or the empty stub with inode 2), FAIL_NOT_RESTORABLE (mount, not
- * crossed). Sockets are reported with FAIL_NONE: left out and named. Hard links: the first name in
- * order is the file, further ones are ENTRY_HARDLINK with `target` its absolute path, owner, mode
- * and mtime, without flags, xattrs and size. A directory that cannot be recorded is one problem,
- * and nothing below it is handed out. "/" cannot be a root.
+ * crossed). Sockets are reported with FAIL_NONE: left out and named. Hard links of all but
+ * directories: the first name in order is the object, further ones are ENTRY_HARDLINK with `target`
+ * its absolute path, owner, mode and mtime, without flags, xattrs and size. A directory that cannot
+ * be recorded is one problem, and nothing below it is handed out. "/" cannot be a root.
  */
 int arc_walk(const ArcRoot *roots, size_t n, const ArcSink *sink, Failure *reterr);
 
@@ -93,7 +93,7 @@ int arc_extract_new(const ArcExtractParams *params, ArcExtract **ret, Failure *r
  * flags again when its last child is there. Duplicates, a missing or non-directory parent: -EINVAL.
  * Missing ancestors of the very first entries are an error too, unless `make_parents` (then 0700 of
  * the caller's, as is a missing root). A flag or xattr that the file system cannot take is a
- * failure, unless it is harmless there (nodump, noatime, compression; no-copy-on-write where
+ * failure, unless it is harmless there (nodump, noatime, sync, compression; no-copy-on-write where
  * nothing is copied on write).
  */
 int arc_extract_put(ArcExtract *x,

@@ -16,7 +16,7 @@ typedef enum EntryType {
         ENTRY_FIFO = 'p',
         ENTRY_CHAR = 'c',
         ENTRY_BLOCK = 'b',
-        ENTRY_HARDLINK = 'h', /* a further name of the file whose path (same service) is `target` */
+        ENTRY_HARDLINK = 'h', /* a further name of what has the path `target` (same service) */
 } EntryType;
 
 typedef struct EntryXattr {
@@ -42,8 +42,8 @@ typedef struct Entry {
         uint32_t uid, gid;
         int64_t mtime_sec; /* may be before 1970 */
         uint32_t mtime_nsec;
-        uint32_t flags;           /* FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL, FS_NOATIME_FL,
-                                     FS_NOCOW_FL, FS_COMPR_FL as the kernel numbers them */
+        uint32_t flags;           /* FS_IMMUTABLE_FL and others (ARC_FLAGS_MASK), as the kernel
+                                     numbers them */
         uint64_t size;            /* files: bytes; else 0 */
         uint32_t major, minor;    /* devices */
         const char *target;       /* symbolic link: its text; hard link: absolute path */

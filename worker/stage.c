@@ -102,7 +102,7 @@ static int write_content(void *userdata, const Entry *e, int fd, Failure *reterr
 /* ---- entries ---- */
 
 /*
- * A hard link whose file lies in another Path= of the service: this tree gets the file itself,
+ * A hard link whose object lies in another Path= of the service: this tree gets one of its own,
  * since a swap moves each path for itself.
  */
 static int find_linked(Extraction *x, const Entry *link, Entry *ret, Failure *reterr) {
@@ -121,7 +121,7 @@ static int find_linked(Extraction *x, const Entry *link, Entry *ret, Failure *re
                 if (strcmp(e->service, x->stage->service) != 0 ||
                     strcmp(e->dir, *dir ? dir : "/") != 0)
                         break;
-                if (strcmp(e->name, name) == 0 && e->type == ENTRY_FILE) {
+                if (strcmp(e->name, name) == 0 && e->type != ENTRY_HARDLINK) {
                         *ret = *e;
                         ret->dir = link->dir;
                         ret->name = link->name;

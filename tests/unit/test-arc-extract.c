@@ -247,14 +247,18 @@ static void test_refusals(void **state) {
         refused(&p, "evil/passwd", ENTRY_FILE, NULL);
         refused(&p, "h1", ENTRY_HARDLINK, NULL);
         refused(&p, "h1", ENTRY_HARDLINK, "none");
-        refused(&p, "h1", ENTRY_HARDLINK, "evil");
+        assert_int_equal(put(&p, "d", ENTRY_DIRECTORY, NULL), 0);
+        refused(&p, "h1", ENTRY_HARDLINK, "d");
         refused(&p, "h1", ENTRY_HARDLINK, "evil/passwd");
         refused(&p, "h1", ENTRY_HARDLINK, "../a");
         refused(&p, "h1", ENTRY_HARDLINK, "/etc/passwd");
+        /* The link itself gets a further name, never what it leads to. */
+        assert_int_equal(put(&p, "evil2", ENTRY_HARDLINK, "evil"), 0);
         refused(&p, "t", (EntryType) 'z', NULL);
         assert_int_equal(arc_extract_finish(p.x, &p.failure), 0);
         put_end(&p);
-        loopfs_run("test \"$(ls -A '%s/dst')\" = \"$(printf 'a\\nevil')\"", p.f->at);
+        loopfs_run("test \"$(ls -A '%s/dst')\" = \"$(printf 'a\\nd\\nevil\\nevil2')\"", p.f->at);
+        loopfs_run("test \"$(readlink '%s/dst/evil2')\" = /etc", p.f->at);
 }
 
 static void test_bad_values(void **state) {
