@@ -340,14 +340,45 @@ static int sync_dir(int dirfd) {
         return fd < 0 ? fd : fs_sync(fd);
 }
 
+/* A tree with the modification time it has; nothing if it is not there. */
+typedef struct Keeper {
+        int fd;
+        struct stat st;
+} Keeper;
+
+static Keeper keep_time(const Side *side) {
+        Keeper k = { .fd = openat(side->dirfd, side->name, O_PATH | O_NOFOLLOW | O_CLOEXEC) };
+
+        if (k.fd >= 0 && fstat(k.fd, &k.st) < 0)
+                k.fd = fd_close(k.fd);
+        return k;
+}
+
+/* On xfs a directory that gets another parent has been modified: its ".." is another one. */
+static void put_time_back(Keeper *k) {
+        struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, k->st.st_mtim };
+        struct stat now;
+
+        if (k->fd >= 0 && fstat(k->fd, &now) == 0 &&
+            (now.st_mtim.tv_sec != k->st.st_mtim.tv_sec ||
+             now.st_mtim.tv_nsec != k->st.st_mtim.tv_nsec))
+                (void) utimensat(k->fd, "", times, AT_EMPTY_PATH); /* only a time, after the fact */
+        k->fd = fd_close(k->fd);
+}
+
 static int exchange(const Side *a, const TreeId *id_a, const Side *b, const TreeId *id_b) {
         const Side *from = id_a->kind == TREE_ABSENT ? b : a, *to = from == a ? b : a;
         bool one = id_a->kind == TREE_ABSENT || id_b->kind == TREE_ABSENT;
-        int r;
+        Keeper kept_a = keep_time(a), kept_b = keep_time(b);
+        int r = 0;
 
         if (renameat2(from->dirfd, from->name, to->dirfd, to->name,
                       one ? RENAME_NOREPLACE : RENAME_EXCHANGE) < 0)
-                return -errno;
+                r = -errno;
+        put_time_back(&kept_a);
+        put_time_back(&kept_b);
+        if (r < 0)
+                return r;
         step("tree-exchanged");
         r = sync_dir(a->dirfd);
         if (r >= 0)
