@@ -34,8 +34,9 @@ int collect_init(Collect *c,
         if (c->base_dir < 0)
                 return c->base_dir;
         c->problems = json_object_new_array();
+        c->left_out = json_object_new_array();
         c->writers = calloc(s->n_services, sizeof(BaseWriter *));
-        if (!c->problems || !c->writers)
+        if (!c->problems || !c->left_out || !c->writers)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "backup");
         return 0;
 }
@@ -48,18 +49,46 @@ void collect_done(Collect *c) {
         free(c->dir);
         free(c->parent_id);
         json_object_put(c->problems);
+        json_object_put(c->left_out);
         fd_close(c->base_dir);
 }
 
-int collect_problem(Collect *c, const char *service, const char *path, const Failure *why) {
+/* {service, path}. A user of the service chooses how long the path is. */
+static json_object *named(const char *service, const char *path) {
         _cleanup_json_ json_object *o = json_object_new_object();
+        _cleanup_free_ char *cut = NULL;
+        size_t n = strlen(path), half = COLLECT_PATH_MAX / 2;
+
+        if (n > COLLECT_PATH_MAX) {
+                cut = text_printf("%.*s...%s", (int) half, path, path + n - half);
+                path = cut;
+        }
+        if (!o || !path || json_put_string(o, "service", service) < 0 ||
+            json_put_path(o, "path", path) < 0)
+                return NULL;
+        return TAKE_PTR(o);
+}
+
+int collect_problem(Collect *c, const char *service, const char *path, const Failure *why) {
+        _cleanup_json_ json_object *o = NULL;
 
         log_warning("service %s: %s", service, why->text);
         if (c->n_problems++ >= COLLECT_PROBLEMS_MAX)
                 return 0;
-        if (!o || json_put_string(o, "service", service) < 0 ||
-            json_put_path(o, "path", path) < 0 || json_put(o, "error", proto_failure(why)) < 0 ||
+        o = named(service, path);
+        if (!o || json_put(o, "error", proto_failure(why)) < 0 ||
             json_object_array_add(c->problems, json_object_get(o)) < 0)
+                return -ENOMEM;
+        return 0;
+}
+
+static int leave_out(Collect *c, const char *service, const char *path) {
+        _cleanup_json_ json_object *o = NULL;
+
+        if (c->n_sockets++ >= COLLECT_PROBLEMS_MAX)
+                return 0;
+        o = named(service, path);
+        if (!o || json_object_array_add(c->left_out, json_object_get(o)) < 0)
                 return -ENOMEM;
         return 0;
 }
@@ -344,10 +373,8 @@ static bool is_vanished(const Collect *c, const char *service, const char *path)
 static int on_problem(void *userdata, const char *service, const char *path, const Failure *why) {
         Collect *c = userdata;
 
-        if (why->code == FAIL_NONE) {
-                c->n_sockets++;
-                return 0;
-        }
+        if (why->code == FAIL_NONE)
+                return leave_out(c, service, path);
         /* Deleted between its directory's listing and its turn: as if it had been before. */
         if (why->errnum == ENOENT && is_vanished(c, service, path))
                 return 0;

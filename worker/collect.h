@@ -10,7 +10,8 @@
 #include "worker/point.h"
 #include "worker/source.h"
 
-#define COLLECT_PROBLEMS_MAX 100 /* named in the record; the rest are counted */
+#define COLLECT_PROBLEMS_MAX 100  /* named in the record; the rest are counted */
+#define COLLECT_PATH_MAX     4096 /* of a longer path the middle is left out */
 
 typedef struct Collect {
         Work *work;
@@ -34,6 +35,7 @@ typedef struct Collect {
 
         char *parent_id;       /* the base's backup, of the first service */
         json_object *problems; /* list of {service, path, error} */
+        json_object *left_out; /* sockets: list of {service, path} */
         uint64_t n_problems, n_unstable, n_sockets;
         uint64_t files;
 } Collect;

@@ -148,7 +148,8 @@ facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect 
             json_put(f, "problems", json_object_get(c->problems)) < 0 ||
             json_put_u64(f, "problems_total", c->n_problems) < 0 ||
             json_put_u64(f, "unstable", c->n_unstable) < 0 ||
-            json_put_u64(f, "sockets", c->n_sockets) < 0)
+            json_put_u64(f, "sockets", c->n_sockets) < 0 ||
+            json_put(f, "left_out", json_object_get(c->left_out)) < 0)
                 return NULL;
         return TAKE_PTR(f);
 }
@@ -161,13 +162,40 @@ static const char *const plain_keys[] = {
         "description", "created_by",          "status",
         "created_at",  "completed_at",        "services",
         "schedule",    "consistency",         "pause_usec",
-        "parent_id",   "service_consistency", "databases",
+        "parent_id",   "service_consistency",
 };
 
 /* What the dictionary has no key of its own for. */
-static const char *const metadata_keys[] = {
-        "problems", "problems_total", "unstable", "sockets", "include_files", "sources",
-};
+static const char *const metadata_keys[] = { "problems_total", "unstable", "sockets",
+                                             "include_files" };
+
+/*
+ * A message has an end and the agent takes no longer texts, but a service's user decides how much
+ * there is to tell: what stands in these lists is cut at so many bytes. The record has all of it.
+ */
+#define DATABASES_BYTES ((size_t) 40 << 10)
+#define PROBLEMS_BYTES  ((size_t) 20 << 10)
+#define LEFT_OUT_BYTES  ((size_t) 8 << 10)
+#define SOURCES_BYTES   ((size_t) 24 << 10)
+
+static int copy_list(json_object *to, json_object *from, const char *key, size_t bytes) {
+        json_object *list, *kept = json_object_new_array();
+        size_t used = 0,
+               n = json_get_array(from, key, &list) < 0 ? 0 : json_object_array_length(list);
+
+        for (size_t i = 0; kept && i < n; i++) {
+                json_object *item = json_object_array_get_idx(list, i);
+
+                used += strlen(json_text(item));
+                if (used > bytes)
+                        break;
+                if (json_object_array_add(kept, json_object_get(item)) < 0) {
+                        json_object_put(kept);
+                        kept = NULL;
+                }
+        }
+        return json_put(to, key, kept);
+}
 
 static int copy_member(json_object *to, json_object *from, const char *key) {
         json_object *v;
@@ -180,9 +208,20 @@ static int copy_member(json_object *to, json_object *from, const char *key) {
 static int put_metadata(json_object *d, json_object *record) {
         _cleanup_json_ json_object *m = json_object_new_object();
 
+        json_object *sources, *databases;
+
         for (size_t i = 0; m && i < ELEMENTSOF(metadata_keys); i++)
                 if (copy_member(m, record, metadata_keys[i]) == -ENOMEM)
                         return -ENOMEM;
+        if (m && (copy_list(m, record, "problems", PROBLEMS_BYTES) < 0 ||
+                  copy_list(m, record, "left_out", LEFT_OUT_BYTES) < 0))
+                return -ENOMEM;
+        if (m && json_get_array(record, "databases", &databases) >= 0 &&
+            json_put_u64(m, "databases_total", json_object_array_length(databases)) < 0)
+                return -ENOMEM;
+        if (m && json_get_object(record, "sources", &sources) >= 0 &&
+            strlen(json_text(sources)) <= SOURCES_BYTES && copy_member(m, record, "sources") < 0)
+                return -ENOMEM;
         return m ? json_put_string(d, "metadata", json_text(m)) : -ENOMEM;
 }
 
@@ -227,7 +266,8 @@ json_object *facts_dictionary(Work *w, Repo *repo, json_object *record) {
                 if (copy_member(d, record, plain_keys[i]) < 0)
                         return NULL;
         path = repo_record_path(repo, id);
-        if (!path || json_put_path(d, "file_path", path) < 0 || put_totals(d, record) < 0 ||
+        if (!path || copy_list(d, record, "databases", DATABASES_BYTES) < 0 ||
+            json_put_path(d, "file_path", path) < 0 || put_totals(d, record) < 0 ||
             put_metadata(d, record) < 0 || put_copies(w, d, id) < 0 ||
             json_put_bool(d, "pinned", repo_is_pinned(repo, id)) < 0)
                 return NULL;
