@@ -43,7 +43,12 @@ typedef struct Reader {
         bool failed;
 } Reader;
 
-#define READER_INIT(data, size) ((Reader){ .p = (data), .end = (data) + (size) })
+/* `data` may be NULL when there is nothing: not even 0 may be added to it. */
+static inline Reader reader_init(const uint8_t *data, size_t size) {
+        return (Reader){ .p = data, .end = size > 0 ? data + size : data };
+}
+
+#define READER_INIT(data, size) reader_init(data, size)
 
 /* The next `n` bytes, borrowed from the input, or NULL if there are fewer. */
 static inline const uint8_t *reader_bytes(Reader *r, size_t n) {

@@ -126,6 +126,8 @@ int fs_read_file(int dirfd, const char *name, size_t max, Buf *ret) {
                 return -EINVAL;
         if ((uint64_t) st.st_size > max)
                 return -EFBIG;
+        if (st.st_size == 0)
+                return 0; /* an empty Buf has no memory to read into */
         r = buf_reserve(ret, (size_t) st.st_size);
         if (r < 0)
                 return r;
