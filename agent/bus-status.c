@@ -174,6 +174,11 @@ static int append_status(sd_bus_message *reply, Manager *m) {
         if (r >= 0)
                 r = sd_bus_message_append(reply, "{sv}", "workers_reachable", "b",
                                           (int) m->workers_reachable);
+        if (r >= 0 && m->keys.known)
+                r = sd_bus_message_append(reply, "{sv}{sv}{sv}", "private_key", "b",
+                                          (int) m->keys.private_key, "recovery_exported", "b",
+                                          (int) m->keys.recovery_exported, "recovery_proven", "b",
+                                          (int) m->keys.recovery_proven);
         if (r >= 0)
                 r = append_service_status(reply, m);
         return r < 0 ? r : sd_bus_message_close_container(reply);

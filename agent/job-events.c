@@ -267,6 +267,17 @@ static int on_space(Job *j, json_object *message, Failure *reterr) {
         return 0;
 }
 
+static int on_keys(Job *j, json_object *message, Failure *reterr) {
+        ManagerKeys keys = { .known = true };
+
+        if (json_get_bool(message, "private_key", &keys.private_key) < 0 ||
+            json_get_bool(message, "recovery_exported", &keys.recovery_exported) < 0 ||
+            json_get_bool(message, "recovery_proven", &keys.recovery_proven) < 0)
+                return malformed(reterr, "keys without what is known of them");
+        j->manager->keys = keys;
+        return 0;
+}
+
 /* Does a good result stand? Not without a record, nor with one that could not be written down. */
 static void doubt_result(Job *j, JobResult *result, Failure *why) {
         if (*result != JOB_DONE && *result != JOB_PARTIAL)
@@ -337,7 +348,7 @@ int job_events_handle(Job *j, json_object *message, Failure *reterr) {
         } table[] = {
                 { "phase", on_phase },   { "progress", on_progress }, { "point", on_point },
                 { "backup", on_backup }, { "removed", on_removed },   { "restore", on_restore },
-                { "space", on_space },   { "result", on_result },
+                { "space", on_space },   { "keys", on_keys },         { "result", on_result },
         };
         const char *type = proto_type(message);
 

@@ -18,6 +18,11 @@ typedef struct Job Job;
 typedef struct sd_bus sd_bus;
 typedef struct PendingCall PendingCall;
 
+/* What the last worker said of the recipient's key. */
+typedef struct ManagerKeys {
+        bool known, private_key, recovery_exported, recovery_proven;
+} ManagerKeys;
+
 typedef struct Manager {
         sd_event *event;
         sd_bus *bus;
@@ -42,6 +47,7 @@ typedef struct Manager {
         sd_event_source *overdue_timer;
 
         uint64_t stored_bytes, free_bytes;
+        ManagerKeys keys;
         bool workers_reachable;
         PendingCall *pending_calls; /* waiting for an answer about their sender; bus-auth.c */
         bool stopping;

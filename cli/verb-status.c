@@ -46,6 +46,21 @@ static int print_services(Cli *cli, json_object *status) {
         return output_table_print(t) < 0 ? cli_oom(&cli->error) : 0;
 }
 
+/* Without the private key nothing can be restored; it must not be on this host alone. */
+static void print_keys(json_object *s) {
+        if (field_u64(s, "backup_count") == 0 || !json_object_object_get_ex(s, "recovery_proven", NULL))
+                return;
+        if (!field_bool(s, "recovery_proven"))
+                output_line("Key         NOT SAFE: %s",
+                            field_bool(s, "recovery_exported")
+                                    ? "the recovery key was not proven; run holdpoint key prove"
+                                    : "no recovery key was handed out; run holdpoint key "
+                                      "export-recovery");
+        else
+                output_line("Key         recovery key proven, the private key is %s",
+                            field_bool(s, "private_key") ? "on this host" : "not on this host");
+}
+
 static int print_status(Cli *cli, json_object *s) {
         char stored[OUTPUT_CELL_MAX], free_bytes[OUTPUT_CELL_MAX];
         json_object *running = field_list(s, "running_jobs");
@@ -61,6 +76,7 @@ static int print_status(Cli *cli, json_object *s) {
                 field_double(s, "restore_success_rate") * 100);
         if (!field_bool(s, "workers_reachable"))
                 output_line("Workers     not reachable; see the sockets holdpoint-*.socket");
+        print_keys(s);
         output_line("Running     %zu jobs", running ? json_object_array_length(running) : 0);
         output_line("%s", "");
         return print_services(cli, s);

@@ -18,6 +18,7 @@
 #include <openssl/rand.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "repo/repo-internal.h"
 
 DEFINE_CLEANUP(EVP_MAC *, EVP_MAC_free);
@@ -98,6 +99,29 @@ void crypto_keys_done(CryptoKeys *keys) {
         secret_done(&keys->id);
         secret_done(&keys->meta);
         secret_done(&keys->mac);
+}
+
+int crypto_scrypt(const Secret *passphrase,
+                  CryptoPart salt,
+                  unsigned log2_n,
+                  uint8_t ret[KEY_SIZE]) {
+        _cleanup_(EVP_KDF_freep) EVP_KDF *kdf = EVP_KDF_fetch(NULL, "SCRYPT", NULL);
+        _cleanup_(EVP_KDF_CTX_freep) EVP_KDF_CTX *ctx = kdf ? EVP_KDF_CTX_new(kdf) : NULL;
+        uint64_t n = UINT64_C(1) << log2_n, r = 8, p = 1, most = n * 1024 + (1 << 20);
+        const OSSL_PARAM params[] = {
+                OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_PASSWORD, passphrase->data,
+                                                  passphrase->size),
+                OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, (void *) salt.data,
+                                                  salt.size),
+                OSSL_PARAM_construct_uint64(OSSL_KDF_PARAM_SCRYPT_N, &n),
+                OSSL_PARAM_construct_uint64(OSSL_KDF_PARAM_SCRYPT_R, &r),
+                OSSL_PARAM_construct_uint64(OSSL_KDF_PARAM_SCRYPT_P, &p),
+                /* The library's own limit is below what N needs. */
+                OSSL_PARAM_construct_uint64(OSSL_KDF_PARAM_SCRYPT_MAXMEM, &most),
+                OSSL_PARAM_construct_end(),
+        };
+
+        return ctx && EVP_KDF_derive(ctx, ret, KEY_SIZE, params) == 1 ? 0 : failed();
 }
 
 int crypto_random(void *data, size_t n) {
@@ -301,14 +325,42 @@ static int pem_secret(EVP_PKEY *key, Secret *ret) {
         return n > 0 ? secret_copy(ret, data, (size_t) n) : failed();
 }
 
-int crypto_keypair_new(Secret *ret_pem, uint8_t ret_public[32]) {
+static int raw_private(EVP_PKEY *key, Secret *ret) {
+        size_t n = 32;
+        int r = secret_new(ret, 32);
+
+        if (r < 0)
+                return r;
+        if (EVP_PKEY_get_raw_private_key(key, ret->data, &n) == 1 && n == 32)
+                return 0;
+        secret_done(ret);
+        return failed();
+}
+
+static EVP_PKEY *from_raw(const Secret *raw) {
+        return EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, NULL, raw->data, raw->size);
+}
+
+int crypto_keypair_new(Secret *ret_raw, uint8_t ret_public[32]) {
         _cleanup_(EVP_PKEY_freep) EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "X25519");
         int r;
 
         if (!key)
                 return failed();
         r = raw_public(key, ret_public);
-        return r < 0 ? r : pem_secret(key, ret_pem);
+        return r < 0 ? r : raw_private(key, ret_raw);
+}
+
+int crypto_private_pem(const Secret *raw, Secret *ret_pem) {
+        _cleanup_(EVP_PKEY_freep) EVP_PKEY *key = from_raw(raw);
+
+        return key ? pem_secret(key, ret_pem) : failed();
+}
+
+int crypto_private_public(const Secret *raw, uint8_t ret_public[32]) {
+        _cleanup_(EVP_PKEY_freep) EVP_PKEY *key = from_raw(raw);
+
+        return key ? raw_public(key, ret_public) : failed();
 }
 
 /* An encrypted PEM is refused instead of asked for on a terminal. */
@@ -322,7 +374,6 @@ int crypto_private_parse(const Secret *pem, Secret *ret_raw, uint8_t ret_public[
         _cleanup_(EVP_PKEY_freep) EVP_PKEY *key = NULL;
         _cleanup_secret_ Secret raw = SECRET_INIT;
         bool encrypted = false;
-        size_t n = 32;
         int r;
 
         if (pem->size == 0 || pem->size > 64 << 10)
@@ -334,17 +385,23 @@ int crypto_private_parse(const Secret *pem, Secret *ret_raw, uint8_t ret_public[
                 return encrypted ? -ENOKEY : -EBADMSG;
         if (!EVP_PKEY_is_a(key, "X25519"))
                 return -EBADMSG;
-        r = secret_new(&raw, 32);
-        if (r < 0)
-                return r;
-        if (EVP_PKEY_get_raw_private_key(key, raw.data, &n) != 1 || n != 32)
-                return failed();
-        r = raw_public(key, ret_public);
+        r = raw_private(key, &raw);
+        if (r >= 0)
+                r = raw_public(key, ret_public);
         if (r < 0)
                 return r;
         *ret_raw = raw;
         raw = SECRET_INIT;
         return 0;
+}
+
+int crypto_key_id(const uint8_t public[32], char ret[KEY_ID_MAX]) {
+        uint8_t digest[32];
+        int r = crypto_sha256(public, 32, digest);
+
+        if (r >= 0)
+                text_hex(digest, (KEY_ID_MAX - 1) / 2, ret);
+        return r;
 }
 
 int crypto_public_pem(const uint8_t public[32], Buf *ret) {

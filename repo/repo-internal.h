@@ -74,6 +74,8 @@ int crypto_open(Crypto *c,
                 uint8_t *out);
 
 int crypto_hkdf(CryptoPart key, CryptoPart salt, CryptoPart info, uint8_t ret[KEY_SIZE]);
+/* scrypt with r = 8, p = 1 and N = 2^log2_n: 128 MiB for 17. */
+int crypto_scrypt(const Secret *passphrase, CryptoPart salt, unsigned log2_n, uint8_t ret[KEY_SIZE]);
 int crypto_random(void *data, size_t n);
 bool crypto_equal(const void *a, const void *b, size_t n); /* in constant time */
 
@@ -88,8 +90,12 @@ int crypto_sha256(const void *data, size_t n, uint8_t ret[32]);
 
 /* X25519 keys. The private key is PKCS#8 PEM; -EBADMSG for anything else, -ENOKEY if it is
  * encrypted. */
-int crypto_keypair_new(Secret *ret_pem, uint8_t ret_public[32]);
+int crypto_keypair_new(Secret *ret_raw, uint8_t ret_public[32]);
 int crypto_private_parse(const Secret *pem, Secret *ret_raw, uint8_t ret_public[32]);
+/* The id of a recipient: first 8 bytes of SHA-256(public), hex. */
+int crypto_key_id(const uint8_t public[32], char ret[KEY_ID_MAX]);
+int crypto_private_pem(const Secret *raw, Secret *ret_pem);
+int crypto_private_public(const Secret *raw, uint8_t ret_public[32]);
 int crypto_public_pem(const uint8_t public[32], Buf *ret);
 int crypto_public_parse(const void *pem, size_t n, uint8_t ret[32]);
 
@@ -160,7 +166,7 @@ void store_object_name(ObjectKind kind, const uint8_t uuid[UUID_SIZE], char ret[
 #define REPO_RECIPIENTS_MAX 16
 
 typedef struct Recipient {
-        char id[17]; /* first 8 bytes of SHA-256(public), hex */
+        char id[KEY_ID_MAX]; /* first 8 bytes of SHA-256(public), hex */
         uint8_t public[32];
         char label[65];
 } Recipient;
@@ -168,7 +174,8 @@ typedef struct Recipient {
 struct Repo {
         bool (*interrupted)(void *userdata);
         void *userdata;
-        char *path, *keys_dir;
+        char *path, *keys_dir, *credentials_dir;
+        KeyPlaces places; /* borrows the two above */
         int state_fd; /* borrowed */
         Store *store;
         uint8_t uuid[UUID_SIZE], host_id[UUID_SIZE];
@@ -180,7 +187,8 @@ struct Repo {
         Index *index;
         int index_lock; /* flock for whoever brings the index up to date */
         PackCache *packs;
-        Secret private_raw; /* X25519, once it was given or loaded */
+        Secret private_raw;    /* X25519, once it was given or loaded */
+        bool private_is_given; /* for this job alone */
         uint8_t private_public[32];
         bool read_only; /* a feature that this program does not know: nothing may be written */
         bool writer;    /* we hold REPO_LOCK_WRITER */
@@ -188,6 +196,11 @@ struct Repo {
 };
 
 bool repo_is_interrupted(const Repo *repo);
+
+/* Takes one that was given; and, once the recipients are known, refuses it if it is none of them.
+ */
+int repo_use_private(Repo *repo, const Secret *blob, Failure *reterr);
+int repo_check_private(Repo *repo, Failure *reterr);
 
 /*
  * index-sync.c. Opening may make a new database: one process at a time, and none beside a foreign
@@ -202,14 +215,74 @@ int repo_open_index(Repo *repo, Failure *reterr);
  */
 int repo_sync_index(Repo *repo, Failure *reterr);
 
-/* ---- keyfile.c ---- */
+/* ---- keyfile.c: keys in files ---- */
+
+#define KEY_FILE_MAX     ((size_t) 64 << 10)
+#define KEY_HOST         "host.secret"
+#define KEY_PUBLIC       "public.pem"
+#define KEY_PRIVATE      "private.pem"
+#define KEY_WRAPPED      "private.wrapped"
+#define KEY_RECOVERY     "recovery.json"
+#define CREDENTIAL_HOST       "holdpoint.host-secret"
+#define CREDENTIAL_PRIVATE    "holdpoint.private-key"
+#define CREDENTIAL_PASSPHRASE "holdpoint.passphrase"
 
 /* The host secret: 0 and H; -ENOENT when there is none. */
-int keyfile_load_host(const char *keys_dir, Secret *ret, Failure *reterr);
-int keyfile_save_host(const char *keys_dir, const Secret *host, Failure *reterr);
-int keyfile_load_private(const char *keys_dir, Secret *ret_pem, Failure *reterr); /* -ENOENT */
-/* The public key; a pair is made, durable, if there is neither public.pem nor private.pem. */
-int keyfile_ensure_pair(const char *keys_dir, uint8_t ret_public[32], Failure *reterr);
+int keyfile_load_host(const KeyPlaces *places, Secret *ret, Failure *reterr);
+int keyfile_save_host(const KeyPlaces *places, const Secret *host, Failure *reterr);
+
+/* The private key: of the credentials, in the clear, or wrapped. -ENOENT if there is none. */
+int keyfile_load_private(const KeyPlaces *places,
+                         Secret *ret_raw,
+                         uint8_t ret_public[32],
+                         Failure *reterr);
+/* The same from bytes that somebody gave; `where` names them. */
+int keyfile_parse_private(const KeyPlaces *places,
+                          const Secret *blob,
+                          const char *where,
+                          Secret *ret_raw,
+                          uint8_t ret_public[32],
+                          Failure *reterr);
+/* Writes it durably, wrapped if a passphrase is set. */
+int keyfile_save_private(const KeyPlaces *places,
+                         const Secret *raw,
+                         const uint8_t public[32],
+                         Failure *reterr);
+/* The public half of the key in the file `name`, without a passphrase. -ENOENT. */
+int keyfile_public_half(const char *dir, const char *name, uint8_t ret_public[32], Failure *reterr);
+int keyfile_load_public(const KeyPlaces *places, uint8_t ret_public[32], Failure *reterr);
+
+/* True if a credential of this name was handed over. */
+bool keyfile_has_credential(const KeyPlaces *places, const char *name);
+/* 0, or -ENOENT if none is set (`ret` may be NULL). */
+int keyfile_passphrase(const KeyPlaces *places, Secret *ret, Failure *reterr);
+
+/* Replaces a file of the directory, which is made if it is missing. */
+int keyfile_save(const char *dir, const char *name, const void *data, size_t n, Failure *reterr);
+
+/* The directory, locked against others that change what is in it. fd, or -ENOENT without reterr. */
+int keyfile_lock(const KeyPlaces *places, Failure *reterr);
+
+/* The public key; a pair is made, durable, if there is neither a public nor a private one. */
+int keyfile_ensure_pair(const KeyPlaces *places, uint8_t ret_public[32], Failure *reterr);
+
+/* ---- keywrap.c: a private key under a passphrase, as text ---- */
+
+#define PASSPHRASE_MAX 1024
+
+int keywrap_seal(const Secret *passphrase,
+                 const Secret *raw,
+                 const uint8_t public[32],
+                 Buf *ret);
+/* -EBADMSG: not such a text; -EKEYREJECTED: the passphrase does not open it. */
+int keywrap_open(const Secret *passphrase,
+                 const Secret *text,
+                 Secret *ret_raw,
+                 uint8_t ret_public[32]);
+bool keywrap_is(const Secret *text);
+int keywrap_public(const Secret *text, uint8_t ret_public[32]); /* -EBADMSG */
+
+/* ---- keybox.c: keys sealed to recipients ---- */
 
 /* Writes hosts/ or sessions/: a key sealed to all recipients, durable. */
 int keyfile_seal(Repo *repo,

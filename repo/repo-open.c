@@ -21,13 +21,11 @@
 /* ---- recipients and features, as config has them ---- */
 
 static int recipient_fill(Recipient *to, const uint8_t public[32], const char *label) {
-        uint8_t digest[32];
-        int r = crypto_sha256(public, 32, digest);
+        int r = crypto_key_id(public, to->id);
 
         if (r < 0)
                 return r;
         memcpy(to->public, public, 32);
-        text_hex(digest, 8, to->id);
         (void) snprintf(to->label, sizeof(to->label), "%s", label);
         return 0;
 }
@@ -140,7 +138,7 @@ static int use_host(Repo *repo, const Secret *host, Failure *reterr) {
 
 static int ensure_host(Repo *repo, Failure *reterr) {
         _cleanup_secret_ Secret host = SECRET_INIT;
-        int r = keyfile_load_host(repo->keys_dir, &host, reterr);
+        int r = keyfile_load_host(&repo->places, &host, reterr);
 
         if (r == -ENOENT) {
                 r = secret_new(&host, KEY_SIZE);
@@ -148,7 +146,7 @@ static int ensure_host(Repo *repo, Failure *reterr) {
                         r = crypto_random(host.data, host.size);
                 if (r < 0)
                         return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot make a host secret");
-                r = keyfile_save_host(repo->keys_dir, &host, reterr);
+                r = keyfile_save_host(&repo->places, &host, reterr);
         }
         return r < 0 ? r : use_host(repo, &host, reterr);
 }
@@ -187,7 +185,7 @@ static int make(Repo *repo, Failure *reterr) {
         if (r >= 0)
                 r = store_list(repo->store, "hosts", on_stray_host, repo, reterr);
         if (r >= 0)
-                r = keyfile_ensure_pair(repo->keys_dir, public, reterr);
+                r = keyfile_ensure_pair(&repo->places, public, reterr);
         if (r < 0)
                 return r;
         step("repo-key-pair");
@@ -241,19 +239,23 @@ static int recover_host(Repo *repo, Failure *reterr) {
         Failure why = FAILURE_INIT;
         int r;
 
-        r = repo_need_private(repo, &why);
-        if (r >= 0) {
-                r = store_list(repo->store, "hosts", on_host_to_open, &s, reterr);
-                if (r < 0)
-                        return r;
-        }
+        if (repo_need_private(repo, &why) < 0)
+                return fail_set(reterr, FAIL_KEY_MISSING, ENOKEY,
+                                "%s/" KEY_HOST " is missing, and it takes the private key to bring "
+                                "it back: %s",
+                                repo->keys_dir, why.text);
+        r = store_list(repo->store, "hosts", on_host_to_open, &s, reterr);
+        if (r < 0)
+                return r;
         if (!s.found)
-                return fail_set(
-                        reterr, FAIL_KEY_MISSING, ENOKEY,
-                        "%s/host.secret is missing, and no private key there opens it from the "
-                        "repository %s; put back either of them",
-                        repo->keys_dir, repo->path);
-        return keyfile_save_host(repo->keys_dir, &repo->keys.host, reterr);
+                return fail_set(reterr, FAIL_KEY_MISSING, EKEYREJECTED,
+                                "%s/" KEY_HOST " is missing, and %s does not open the repository "
+                                "%s; put it back, or give the key that belongs to it",
+                                repo->keys_dir,
+                                repo->private_is_given ? "the key that was given"
+                                                       : "the private key there",
+                                repo->path);
+        return keyfile_save_host(&repo->places, &repo->keys.host, reterr);
 }
 
 static int on_host_to_try(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *reterr) {
@@ -288,7 +290,7 @@ static int open_existing(Repo *repo, Failure *reterr) {
         Failure why = FAILURE_INIT;
         int r;
 
-        r = keyfile_load_host(repo->keys_dir, &host, reterr);
+        r = keyfile_load_host(&repo->places, &host, reterr);
         if (r == -ENOENT)
                 r = recover_host(repo, reterr);
         else if (r >= 0)
@@ -298,7 +300,8 @@ static int open_existing(Repo *repo, Failure *reterr) {
         r = object_read(repo, OBJECT_CONFIG, repo->uuid, &config, &why);
         if (r < 0)
                 return explain_config(repo, &why, reterr);
-        return read_config(repo, config, reterr);
+        r = read_config(repo, config, reterr);
+        return r < 0 || !repo->private_is_given ? r : repo_check_private(repo, reterr);
 }
 
 /* Two that make it at once would make two of it: one after the other, by a lock on the directory.
@@ -325,6 +328,18 @@ static int open_or_make(Repo *repo, bool create, Failure *reterr) {
         return r;
 }
 
+static int copy_places(Repo *repo, const KeyPlaces *from) {
+        repo->keys_dir = strdup(from->dir);
+        if (from->credentials)
+                repo->credentials_dir = strdup(from->credentials);
+        if (!repo->keys_dir || (from->credentials && !repo->credentials_dir))
+                return -ENOMEM;
+        repo->places = (KeyPlaces){ .dir = repo->keys_dir,
+                                    .credentials = repo->credentials_dir,
+                                    .passphrase = from->passphrase };
+        return 0;
+}
+
 static int init(const RepoParams *params, Repo *repo, Failure *reterr) {
         int r;
 
@@ -332,10 +347,14 @@ static int init(const RepoParams *params, Repo *repo, Failure *reterr) {
         repo->userdata = params->userdata;
         repo->state_fd = params->state_fd;
         repo->path = strdup(params->path);
-        repo->keys_dir = strdup(params->keys_dir);
-        r = repo->path && repo->keys_dir ? compress_new(1, &repo->expand) : -ENOMEM;
+        r = copy_places(repo, &params->keys);
+        if (r >= 0)
+                r = repo->path ? compress_new(1, &repo->expand) : -ENOMEM;
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot open the repository");
+        r = params->private_key ? repo_use_private(repo, params->private_key, reterr) : 0;
+        if (r < 0)
+                return r;
         r = store_open(params->path, params->create, &repo->store, reterr);
         if (r >= 0)
                 r = open_or_make(repo, params->create, reterr);
@@ -377,5 +396,6 @@ void repo_close(Repo *repo) {
         secret_done(&repo->private_raw);
         free(repo->path);
         free(repo->keys_dir);
+        free(repo->credentials_dir);
         free(repo);
 }

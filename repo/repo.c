@@ -67,42 +67,58 @@ int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr)
 
 /* ---- the private key ---- */
 
-static int use_private(Repo *repo, const Secret *pem, const char *where, Failure *reterr) {
+int repo_use_private(Repo *repo, const Secret *blob, Failure *reterr) {
         Secret raw = SECRET_INIT;
-        uint8_t public[32];
-        int r = crypto_private_parse(pem, &raw, public);
+        int r = keyfile_parse_private(&repo->places, blob, "the key that was given", &raw,
+                                      repo->private_public, reterr);
 
-        if (r == -ENOKEY)
-                return fail_set(reterr, FAIL_KEY_MISSING, ENOKEY,
-                                "%s is protected by a passphrase; give it decrypted", where);
         if (r < 0)
-                return fail_set(reterr, FAIL_KEY_MISSING, -r, "%s is no X25519 private key in PEM",
-                                where);
+                return r;
         secret_done(&repo->private_raw);
         repo->private_raw = raw;
-        memcpy(repo->private_public, public, sizeof(public));
+        repo->private_is_given = true;
         return 0;
 }
 
 int repo_need_private(Repo *repo, Failure *reterr) {
-        _cleanup_secret_ Secret pem = SECRET_INIT;
         int r;
 
         if (repo->private_raw.data)
                 return 0;
-        r = keyfile_load_private(repo->keys_dir, &pem, reterr);
+        r = keyfile_load_private(&repo->places, &repo->private_raw, repo->private_public, reterr);
         if (r == -ENOENT)
                 return fail_set(reterr, FAIL_KEY_MISSING, ENOKEY,
-                                "the private key is not on this host; put private.pem back into %s",
-                                repo->keys_dir);
-        return r < 0 ? r : use_private(repo, &pem, "private.pem", reterr);
+                                "the private key is not on this host; give the recovery key with "
+                                "--key FILE");
+        return r;
 }
 
-int repo_set_private_key(Repo *repo, const Secret *pem, Failure *reterr) {
-        if (pem)
-                return use_private(repo, pem, "the key that was given", reterr);
+int repo_check_private(Repo *repo, Failure *reterr) {
+        char id[KEY_ID_MAX];
+
+        for (size_t i = 0; i < repo->n_recipients; i++)
+                if (memcmp(repo->recipients[i].public, repo->private_public, 32) == 0)
+                        return 0;
+        if (crypto_key_id(repo->private_public, id) < 0)
+                *id = '\0';
+        return fail_set(reterr, FAIL_KEY_MISSING, EKEYREJECTED,
+                        "the key that was given (%s) does not belong to the repository %s; its "
+                        "backups are sealed to %s",
+                        id, repo->path, repo->n_recipients > 0 ? repo->recipients[0].id : "nobody");
+}
+
+int repo_set_private_key(Repo *repo, const Secret *blob, Failure *reterr) {
+        int r = 0;
+
         secret_done(&repo->private_raw); /* loaded again when content is read */
-        return 0;
+        repo->private_is_given = false;
+        if (blob)
+                r = repo_use_private(repo, blob, reterr);
+        if (blob && r >= 0)
+                r = repo_check_private(repo, reterr);
+        if (r < 0)
+                secret_done(&repo->private_raw);
+        return r;
 }
 
 /* ---- records ---- */

@@ -14,6 +14,7 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "base/secret.h"
+#include "repo/keys.h"
 
 typedef struct Repo Repo;
 typedef struct RepoSession RepoSession;
@@ -28,7 +29,8 @@ enum {
 
 typedef struct RepoParams {
         const char *path;     /* the repository's directory, absolute */
-        const char *keys_dir; /* keys/ in root's configuration: host secret, recipient keys */
+        KeyPlaces keys;       /* host secret, recipient keys */
+        const Secret *private_key; /* given for this job, PEM or wrapped; NULL: as `keys` has it */
         int state_fd;         /* the worker's state directory: the index lives there; borrowed */
         bool create;          /* make repository and keys on first use */
         bool writer; /* REPO_LOCK_WRITER is taken next: not before that is the index synced */
@@ -40,7 +42,7 @@ typedef struct RepoParams {
  * Opens (or makes) the repository, checks format and features, brings the index up to date with
  * the packs that are there. FAIL_INTEGRITY_FAILURE for damage, FAIL_NOT_RESTORABLE for a newer
  * format or another host's repository, FAIL_KEY_MISSING without the host secret (which is then
- * recovered from hosts/ if the private key is there).
+ * recovered from hosts/ if the private key is there or given).
  */
 int repo_open(const RepoParams *params, Repo **ret, Failure *reterr);
 void repo_close(Repo *repo);
@@ -65,10 +67,10 @@ int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr)
 bool repo_base_is_trusted(Repo *repo, const char *backup_id);
 
 /*
- * Gives the private key (PEM, borrowed) or, with NULL, loads it from keys_dir when content is first
- * read. FAIL_KEY_MISSING when a content key cannot be opened.
+ * Gives the private key (PEM or wrapped, borrowed) or, with NULL, has it loaded when content is
+ * first read. FAIL_KEY_MISSING if it belongs to no recipient of this repository.
  */
-int repo_set_private_key(Repo *repo, const Secret *pem, Failure *reterr);
+int repo_set_private_key(Repo *repo, const Secret *blob, Failure *reterr);
 
 /* Loads that private key now: FAIL_KEY_MISSING before anything was begun. */
 int repo_need_private(Repo *repo, Failure *reterr);

@@ -40,6 +40,8 @@ static const struct {
         { "maintain", "verify", run_verify },       { "maintain", "delete", run_delete },
         { "maintain", "reconcile", run_reconcile }, { "maintain", "list", run_list },
         { "maintain", "diff", run_diff },
+        { "configure", "export-key", run_export_key },
+        { "configure", "prove-key", run_prove_key }, { "configure", "forget-key", run_forget_key },
 };
 
 static bool class_is_known(const char *class) {
@@ -187,6 +189,7 @@ int main(int argc, char **argv) {
         log_open(HP_WORKER_PROGRAM);
         (void) umask(0077);
         (void) prctl(PR_SET_DUMPABLE, 0); /* keys are in here */
+        (void) setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
         (void) signal(SIGPIPE, SIG_IGN);
         raise_descriptor_limit();
         if (argc == 2 && strcmp(argv[1], "--recover") == 0)

@@ -4,7 +4,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/text.h"
+#include "worker/keys.h"
 #include "worker/state.h"
 
 #define KNOWN_NAME "repository.json"
@@ -41,14 +43,22 @@ static int refuse_vanished(Work *w, Failure *reterr) {
                 w->config->repository_path);
 }
 
+/* Backups need no private key: what is wrong with it must not stop them. */
+static void settle_keys(const KeyPlaces *places) {
+        Failure f = FAILURE_INIT;
+
+        if (keys_settle(places, &f) < 0)
+                log_warning("the private key is not as it should be: %s", f.text);
+}
+
 int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
-        _cleanup_free_ char *keys = text_printf("%s/keys", config_dir());
+        _cleanup_free_ char *keys = NULL;
         _cleanup_free_ char *config = text_printf("%s/config", w->config->repository_path);
         _cleanup_free_ char *backups = text_printf("%s/backups", w->config->repository_path);
         _cleanup_(repo_closep) Repo *repo = NULL;
+        _cleanup_secret_ Secret key = SECRET_INIT;
         RepoParams params = {
                 .path = w->config->repository_path,
-                .keys_dir = keys,
                 .state_fd = w->state_fd,
                 .create = create,
                 .writer = writer,
@@ -58,8 +68,14 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
         bool known = is_known(w), absent;
         int r;
 
-        if (!keys || !config || !backups)
+        if (!config || !backups)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
+        r = keys_places(&keys, &params.keys, reterr);
+        if (r >= 0)
+                r = keys_receive(w, &key, reterr);
+        if (r < 0 && (r != -ENOENT || reterr->code != FAIL_NONE))
+                return r;
+        params.private_key = r < 0 ? NULL : &key;
         /* Without its config, but with its directories, it may be one that is damaged. */
         absent = access(config, F_OK) < 0 && errno == ENOENT && access(backups, F_OK) < 0 &&
                  errno == ENOENT;
@@ -67,6 +83,8 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
                 return refuse_vanished(w, reterr);
         if (absent && !create)
                 return -ENOENT;
+        if (create)
+                settle_keys(&params.keys);
         r = repo_open(&params, &repo, reterr);
         if (r == -ENOENT && reterr->code == FAIL_NO_SUCH_BACKUP) {
                 *reterr = FAILURE_INIT; /* its first backup never came to its config */

@@ -10,7 +10,8 @@
 /*
  * Opens it (made if `create` and missing; else -ENOENT without a failure when there is none), takes
  * the packs lock shared and, with `writer`, the writer lock. FAIL_SOURCE_MISSING when one was used
- * at this path before and is gone.
+ * at this path before and is gone. A private key that came with the request is used; one that does
+ * not belong to the repository is refused.
  */
 int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr);
 

@@ -19,3 +19,6 @@ int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Fail
 int run_list(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_diff(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_forget_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

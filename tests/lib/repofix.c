@@ -29,7 +29,7 @@ static void repofix_open(RepoFix *x, bool create) {
         Failure failure = FAILURE_INIT;
         RepoParams params = {
                 .path = x->path,
-                .keys_dir = x->keys,
+                .keys = { .dir = x->keys },
                 .state_fd = x->state_fd,
                 .create = create,
                 .interrupted = repofix_interrupted,

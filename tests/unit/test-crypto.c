@@ -167,12 +167,18 @@ static void test_box(void **state) {
 }
 
 static void test_pem(void **state) {
-        _cleanup_secret_ Secret pem = SECRET_INIT, raw = SECRET_INIT, bad = SECRET_INIT;
+        _cleanup_secret_ Secret made = SECRET_INIT, pem = SECRET_INIT, raw = SECRET_INIT,
+                                bad = SECRET_INIT;
         _cleanup_(buf_done) Buf text = BUF_INIT(0);
         uint8_t public[32], again[32];
 
-        assert_int_equal(crypto_keypair_new(&pem, public), 0);
+        assert_int_equal(crypto_keypair_new(&made, public), 0);
+        assert_int_equal(crypto_private_pem(&made, &pem), 0);
         assert_int_equal(crypto_private_parse(&pem, &raw, again), 0);
+        assert_memory_equal(public, again, 32);
+        assert_memory_equal(made.data, raw.data, 32);
+        memset(again, 0, 32);
+        assert_int_equal(crypto_private_public(&raw, again), 0);
         assert_memory_equal(public, again, 32);
         memset(again, 0, 32);
         assert_int_equal(crypto_public_pem(public, &text), 0);

@@ -148,7 +148,8 @@ static void test_swapped(void **state) {
 
 static void test_session_keys(void **state) {
         RepoFix *x = *state;
-        _cleanup_secret_ Secret key = SECRET_INIT, back = SECRET_INIT, pem = SECRET_INIT;
+        _cleanup_secret_ Secret key = SECRET_INIT, back = SECRET_INIT, raw = SECRET_INIT,
+                                pem = SECRET_INIT;
         Failure why = FAILURE_INIT;
         uint8_t session[UUID_SIZE], public[32];
 
@@ -156,9 +157,14 @@ static void test_session_keys(void **state) {
         assert_int_equal(keyfile_session_open(x->repo, session, &back, NULL), 0);
         assert_memory_equal(key.data, back.data, KEY_SIZE);
         secret_done(&back);
-        /* Another private key does not open it. */
-        assert_int_equal(crypto_keypair_new(&pem, public), 0);
-        assert_int_equal(repo_set_private_key(x->repo, &pem, NULL), 0);
+        /* Another private key is refused at once, and would not open it. */
+        assert_int_equal(crypto_keypair_new(&raw, public), 0);
+        assert_int_equal(crypto_private_pem(&raw, &pem), 0);
+        assert_true(repo_set_private_key(x->repo, &pem, &why) < 0);
+        assert_int_equal(why.code, FAIL_KEY_MISSING);
+        assert_non_null(strstr(why.text, "does not belong"));
+        why = FAILURE_INIT;
+        assert_int_equal(repo_use_private(x->repo, &pem, NULL), 0);
         assert_true(keyfile_session_open(x->repo, session, &back, &why) < 0);
         assert_int_equal(why.code, FAIL_KEY_MISSING);
         assert_int_equal(repo_set_private_key(x->repo, NULL, NULL), 0);

@@ -23,7 +23,7 @@
 
 static int try_open(RepoFix *x, bool create, Failure *why) {
         RepoParams params = {
-                .path = x->path, .keys_dir = x->keys, .state_fd = x->state_fd, .create = create
+                .path = x->path, .keys = { .dir = x->keys }, .state_fd = x->state_fd, .create = create
         };
 
         *why = FAILURE_INIT;

@@ -1,0 +1,109 @@
+/*
+ * What is done to keys on the order of their owner: hand out the recovery key, prove it, take the
+ * private key off the host. The last refuses unless the first two were done for this very key.
+ */
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "worker/keys.h"
+#include "worker/open-repo.h"
+#include "worker/run.h"
+
+/* Before and after each verb: what a crash left is finished, and the agent knows how things are. */
+static int begin(char **ret_dir, KeyPlaces *ret, Failure *reterr) {
+        int r = keys_places(ret_dir, ret, reterr);
+
+        return r < 0 ? r : keys_settle(ret, reterr);
+}
+
+/* A PEM fits into what a pipe takes at once: only a reader who let it fill up makes this wait. */
+static int hand_out(int fd, const Secret *pem, Failure *reterr) {
+        struct pollfd p = { .fd = fd, .events = POLLOUT };
+        int r = poll(&p, 1, 60000);
+
+        if (r == 0)
+                return fail_set(reterr, FAIL_INTERRUPTED, ETIMEDOUT,
+                                "the reader of the recovery key did not read for a minute");
+        r = r < 0 ? -errno : fd_write_full(fd, pem->data, pem->size);
+        if (r == -EPIPE)
+                return fail_set(reterr, FAIL_CANCELED, ECANCELED,
+                                "the reader of the recovery key left");
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot hand out the recovery key")
+                     : 0;
+}
+
+int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_secret_ Secret pem = SECRET_INIT;
+        _cleanup_free_ char *dir = NULL;
+        KeyPlaces places;
+        int fd = work_fd(w, "stream", reterr), r;
+
+        if (fd == -ENOENT)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EBADMSG, "request: no stream");
+        r = fd < 0 ? fd : begin(&dir, &places, reterr);
+        if (r >= 0)
+                r = keys_export(&places, &pem, reterr);
+        if (r < 0)
+                return r;
+        work_accepted(w);
+        r = hand_out(fd, &pem, reterr);
+        if (r >= 0)
+                r = keys_note_exported(&places, &pem, reterr);
+        if (r < 0)
+                return r;
+        log_notice("the recovery key was handed out");
+        keys_tell(w);
+        return 0;
+}
+
+int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_(repo_closep) Repo *repo = NULL;
+        uint64_t sessions;
+        int r = work_fd(w, "key", reterr);
+
+        if (r == -ENOENT)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EBADMSG, "request: no key");
+        if (r >= 0)
+                r = open_repo(w, false, false, &repo, reterr);
+        if (r == -ENOENT && reterr->code == FAIL_NONE)
+                return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT,
+                                "there is no repository yet to prove a key with; make a backup "
+                                "first");
+        if (r < 0)
+                return r;
+        work_accepted(w);
+        work_phase(w, "verify");
+        r = keys_prove(repo, &sessions, reterr);
+        if (r < 0)
+                return r;
+        log_notice("the recovery key was proven");
+        keys_tell(w);
+        *ret_summary = json_object_new_object();
+        r = json_put_u64(*ret_summary, "sessions", sessions);
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "prove-key") : 0;
+}
+
+int run_forget_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_free_ char *dir = NULL;
+        KeyPlaces places;
+        bool forgotten;
+        int r = keys_places(&dir, &places, reterr);
+
+        if (r < 0)
+                return r;
+        work_accepted(w);
+        r = keys_forget(&places, &forgotten, reterr);
+        keys_tell(w);
+        if (r < 0)
+                return r;
+        if (forgotten)
+                log_notice("the private key was taken off this host");
+        *ret_summary = json_object_new_object();
+        r = json_put_bool(*ret_summary, "forgotten", forgotten);
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "forget-key") : 0;
+}
