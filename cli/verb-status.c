@@ -48,7 +48,8 @@ static int print_services(Cli *cli, json_object *status) {
 
 /* Without the private key nothing can be restored; it must not be on this host alone. */
 static void print_keys(json_object *s) {
-        if (field_u64(s, "backup_count") == 0 || !json_object_object_get_ex(s, "recovery_proven", NULL))
+        if (field_u64(s, "backup_count") == 0 ||
+            !json_object_object_get_ex(s, "recovery_proven", NULL))
                 return;
         if (!field_bool(s, "recovery_proven"))
                 output_line("Key         NOT SAFE: %s",

@@ -7,7 +7,8 @@
  *   public.pem        its public half
  *   recovery.json     whether a recovery copy was handed out and proven (recovery.c)
  *
- * Credentials of systemd take their place where they were handed over; nothing is written for those.
+ * Credentials of systemd take their place where they were handed over; nothing is written for
+ * those.
  *
  * A private key is durable before anything is sealed to it, and public.pem is written after it: a
  * crash between the two is mended from the private key. Whoever changes what is in the directory

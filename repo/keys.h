@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * The recipient's private key as its owner sees it: where keys are kept, whether a recovery copy was
- * handed out and proven, taking the key off the host. Nothing here is needed to make backups.
+ * The recipient's private key as its owner sees it: where keys are kept, whether a recovery copy
+ * was handed out and proven, taking the key off the host. Nothing here is needed to make backups.
  */
 
 #include <stdbool.h>

@@ -95,10 +95,7 @@ int keywrap_public(const Secret *text, uint8_t ret_public[32]) {
         return r;
 }
 
-int keywrap_seal(const Secret *passphrase,
-                 const Secret *raw,
-                 const uint8_t public[32],
-                 Buf *ret) {
+int keywrap_seal(const Secret *passphrase, const Secret *raw, const uint8_t public[32], Buf *ret) {
         _cleanup_(crypto_freep) Crypto *c = NULL;
         uint8_t key[KEY_SIZE], aad[AAD_SIZE];
         Wrapped w;

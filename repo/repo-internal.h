@@ -75,7 +75,10 @@ int crypto_open(Crypto *c,
 
 int crypto_hkdf(CryptoPart key, CryptoPart salt, CryptoPart info, uint8_t ret[KEY_SIZE]);
 /* scrypt with r = 8, p = 1 and N = 2^log2_n: 128 MiB for 17. */
-int crypto_scrypt(const Secret *passphrase, CryptoPart salt, unsigned log2_n, uint8_t ret[KEY_SIZE]);
+int crypto_scrypt(const Secret *passphrase,
+                  CryptoPart salt,
+                  unsigned log2_n,
+                  uint8_t ret[KEY_SIZE]);
 int crypto_random(void *data, size_t n);
 bool crypto_equal(const void *a, const void *b, size_t n); /* in constant time */
 
@@ -176,7 +179,7 @@ struct Repo {
         void *userdata;
         char *path, *keys_dir, *credentials_dir;
         KeyPlaces places; /* borrows the two above */
-        int state_fd; /* borrowed */
+        int state_fd;     /* borrowed */
         Store *store;
         uint8_t uuid[UUID_SIZE], host_id[UUID_SIZE];
         Recipient recipients[REPO_RECIPIENTS_MAX];
@@ -217,12 +220,12 @@ int repo_sync_index(Repo *repo, Failure *reterr);
 
 /* ---- keyfile.c: keys in files ---- */
 
-#define KEY_FILE_MAX     ((size_t) 64 << 10)
-#define KEY_HOST         "host.secret"
-#define KEY_PUBLIC       "public.pem"
-#define KEY_PRIVATE      "private.pem"
-#define KEY_WRAPPED      "private.wrapped"
-#define KEY_RECOVERY     "recovery.json"
+#define KEY_FILE_MAX          ((size_t) 64 << 10)
+#define KEY_HOST              "host.secret"
+#define KEY_PUBLIC            "public.pem"
+#define KEY_PRIVATE           "private.pem"
+#define KEY_WRAPPED           "private.wrapped"
+#define KEY_RECOVERY          "recovery.json"
 #define CREDENTIAL_HOST       "holdpoint.host-secret"
 #define CREDENTIAL_PRIVATE    "holdpoint.private-key"
 #define CREDENTIAL_PASSPHRASE "holdpoint.passphrase"
@@ -270,10 +273,7 @@ int keyfile_ensure_pair(const KeyPlaces *places, uint8_t ret_public[32], Failure
 
 #define PASSPHRASE_MAX 1024
 
-int keywrap_seal(const Secret *passphrase,
-                 const Secret *raw,
-                 const uint8_t public[32],
-                 Buf *ret);
+int keywrap_seal(const Secret *passphrase, const Secret *raw, const uint8_t public[32], Buf *ret);
 /* -EBADMSG: not such a text; -EKEYREJECTED: the passphrase does not open it. */
 int keywrap_open(const Secret *passphrase,
                  const Secret *text,

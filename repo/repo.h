@@ -28,12 +28,12 @@ enum {
 };
 
 typedef struct RepoParams {
-        const char *path;     /* the repository's directory, absolute */
-        KeyPlaces keys;       /* host secret, recipient keys */
+        const char *path;          /* the repository's directory, absolute */
+        KeyPlaces keys;            /* host secret, recipient keys */
         const Secret *private_key; /* given for this job, PEM or wrapped; NULL: as `keys` has it */
-        int state_fd;         /* the worker's state directory: the index lives there; borrowed */
-        bool create;          /* make repository and keys on first use */
-        bool writer; /* REPO_LOCK_WRITER is taken next: not before that is the index synced */
+        int state_fd; /* the worker's state directory: the index lives there; borrowed */
+        bool create;  /* make repository and keys on first use */
+        bool writer;  /* REPO_LOCK_WRITER is taken next: not before that is the index synced */
         bool (*interrupted)(void *userdata); /* polled during long work; may be NULL */
         void *userdata;
 } RepoParams;

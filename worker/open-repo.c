@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
-#include "worker/keys.h"
+#include "worker/job-keys.h"
 #include "worker/state.h"
 
 #define KNOWN_NAME "repository.json"
@@ -70,9 +70,9 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
 
         if (!config || !backups)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
-        r = keys_places(&keys, &params.keys, reterr);
+        r = job_keys_places(&keys, &params.keys, reterr);
         if (r >= 0)
-                r = keys_receive(w, &key, reterr);
+                r = job_keys_receive(w, &key, reterr);
         if (r < 0 && (r != -ENOENT || reterr->code != FAIL_NONE))
                 return r;
         params.private_key = r < 0 ? NULL : &key;

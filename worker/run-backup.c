@@ -17,7 +17,7 @@
 #include "worker/facts.h"
 #include "worker/hot.h"
 #include "worker/intent.h"
-#include "worker/keys.h"
+#include "worker/job-keys.h"
 #include "worker/open-repo.h"
 #include "worker/run.h"
 #include "worker/state.h"
@@ -344,7 +344,7 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
         work_progress(w, true);
         (void) rotate(w, b.repo);
         open_repo_tell_space(w, b.repo);
-        keys_tell(w);
+        job_keys_tell(w);
         work_stream(w, "backup", "backup", facts_dictionary(w, b.repo, record));
         *ret_summary = make_summary(&b);
         *ret_result = partial ? "partial" : "done";

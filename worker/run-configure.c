@@ -10,13 +10,13 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "worker/keys.h"
+#include "worker/job-keys.h"
 #include "worker/open-repo.h"
 #include "worker/run.h"
 
 /* Before and after each verb: what a crash left is finished, and the agent knows how things are. */
 static int begin(char **ret_dir, KeyPlaces *ret, Failure *reterr) {
-        int r = keys_places(ret_dir, ret, reterr);
+        int r = job_keys_places(ret_dir, ret, reterr);
 
         return r < 0 ? r : keys_settle(ret, reterr);
 }
@@ -57,7 +57,7 @@ int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, 
         if (r < 0)
                 return r;
         log_notice("the recovery key was handed out");
-        keys_tell(w);
+        job_keys_tell(w);
         return 0;
 }
 
@@ -82,7 +82,7 @@ int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, F
         if (r < 0)
                 return r;
         log_notice("the recovery key was proven");
-        keys_tell(w);
+        job_keys_tell(w);
         *ret_summary = json_object_new_object();
         r = json_put_u64(*ret_summary, "sessions", sessions);
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "prove-key") : 0;
@@ -92,13 +92,13 @@ int run_forget_key(Work *w, const char **ret_result, json_object **ret_summary, 
         _cleanup_free_ char *dir = NULL;
         KeyPlaces places;
         bool forgotten;
-        int r = keys_places(&dir, &places, reterr);
+        int r = job_keys_places(&dir, &places, reterr);
 
         if (r < 0)
                 return r;
         work_accepted(w);
         r = keys_forget(&places, &forgotten, reterr);
-        keys_tell(w);
+        job_keys_tell(w);
         if (r < 0)
                 return r;
         if (forgotten)

@@ -10,7 +10,7 @@
 #include "worker/facts.h"
 #include "worker/hot.h"
 #include "worker/intent.h"
-#include "worker/keys.h"
+#include "worker/job-keys.h"
 #include "worker/open-repo.h"
 #include "worker/run.h"
 
@@ -156,7 +156,7 @@ int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, F
                 return r;
         if (repo)
                 open_repo_tell_space(w, repo);
-        keys_tell(w);
+        job_keys_tell(w);
         *ret_summary = json_object_new_object();
         if (json_put_u64(*ret_summary, "backups", c.backups) < 0 ||
             json_put_u64(*ret_summary, "restores", c.restores) < 0 ||

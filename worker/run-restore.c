@@ -71,7 +71,7 @@ static int read_request(Restore *r, Failure *reterr) {
         if (r->into) {
                 struct stat st;
 
-                if (w->fds.n != 1 || fstat(w->fds.fds[0], &st) < 0 || !S_ISDIR(st.st_mode))
+                if (w->fds.n < 1 || fstat(w->fds.fds[0], &st) < 0 || !S_ISDIR(st.st_mode))
                         return fail_set(reterr, FAIL_INVALID_ARGUMENT, ENOTDIR,
                                         "the directory to restore into is missing");
         }

@@ -1,7 +1,5 @@
 /* Keys in files: wrapped ones, credentials, and how they leave the host. */
 
-#include "tests/lib/repofix.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -13,6 +11,7 @@
 #include "base/fs.h"
 #include "base/text.h"
 #include "repo/repo-internal.h"
+#include "tests/lib/repofix.h"
 
 /* ---- helpers ---- */
 
@@ -57,10 +56,9 @@ static KeyFacts facts(const RepoFix *x) {
 }
 
 static Repo *open_with(const RepoFix *x, const Secret *key, Failure *why) {
-        RepoParams params = { .path = x->path,
-                              .keys = places_of(x),
-                              .state_fd = x->state_fd,
-                              .private_key = key };
+        RepoParams params = {
+                .path = x->path, .keys = places_of(x), .state_fd = x->state_fd, .private_key = key
+        };
         Repo *repo = NULL;
 
         *why = FAILURE_INIT;

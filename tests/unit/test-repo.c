@@ -22,9 +22,10 @@
 /* ---- helpers ---- */
 
 static int try_open(RepoFix *x, bool create, Failure *why) {
-        RepoParams params = {
-                .path = x->path, .keys = { .dir = x->keys }, .state_fd = x->state_fd, .create = create
-        };
+        RepoParams params = { .path = x->path,
+                              .keys = { .dir = x->keys },
+                              .state_fd = x->state_fd,
+                              .create = create };
 
         *why = FAILURE_INIT;
         assert_null(x->repo);

@@ -3,7 +3,7 @@
  * in kind, size and time, and lies in a Secret from its first byte on.
  */
 
-#include "worker/keys.h"
+#include "worker/job-keys.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -22,7 +22,7 @@
 #define KEY_TIMEOUT_USEC (60 * USEC_PER_SEC)
 #define POLL_MSEC        100
 
-int keys_places(char **ret_dir, KeyPlaces *ret, Failure *reterr) {
+int job_keys_places(char **ret_dir, KeyPlaces *ret, Failure *reterr) {
         const char *credentials = getenv(HP_ENV_CREDENTIALS);
 
         *ret_dir = text_printf("%s/keys", config_dir());
@@ -75,7 +75,7 @@ static int read_pipe(Work *w, int fd, Secret *into, size_t *ret_n, Failure *rete
         return 0;
 }
 
-int keys_receive(Work *w, Secret *ret, Failure *reterr) {
+int job_keys_receive(Work *w, Secret *ret, Failure *reterr) {
         _cleanup_secret_ Secret all = SECRET_INIT;
         int fd = work_fd(w, "key", reterr), r;
         struct stat st;
@@ -102,7 +102,7 @@ int keys_receive(Work *w, Secret *ret, Failure *reterr) {
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "the key that was given") : 0;
 }
 
-void keys_tell(Work *w) {
+void job_keys_tell(Work *w) {
         _cleanup_json_ json_object *m = proto_new("keys");
         _cleanup_free_ char *dir = NULL;
         Failure f = FAILURE_INIT;
@@ -111,7 +111,7 @@ void keys_tell(Work *w) {
 
         if (w->socket < 0 || !m)
                 return;
-        if (keys_places(&dir, &places, &f) < 0 || keys_facts(&places, &facts, &f) < 0) {
+        if (job_keys_places(&dir, &places, &f) < 0 || keys_facts(&places, &facts, &f) < 0) {
                 log_warning("what is known of keys is not told: %s", f.text);
                 return;
         }

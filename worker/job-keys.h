@@ -7,13 +7,13 @@
 #include "worker/work.h"
 
 /* `dir` is owned and must outlive what was filled. 0 or -ENOMEM with reterr. */
-int keys_places(char **ret_dir, KeyPlaces *ret, Failure *reterr);
+int job_keys_places(char **ret_dir, KeyPlaces *ret, Failure *reterr);
 
 /*
  * The private key that came with the request, read whole (a file, a memfd or a pipe, at most 64
  * KiB, within a minute). -ENOENT without reterr if none came. May wait for a pipe.
  */
-int keys_receive(Work *w, Secret *ret, Failure *reterr);
+int job_keys_receive(Work *w, Secret *ret, Failure *reterr);
 
 /* Tells the agent whether the private key is here and its recovery copy is safe. */
-void keys_tell(Work *w);
+void job_keys_tell(Work *w);

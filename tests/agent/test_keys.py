@@ -1,0 +1,281 @@
+"""Keys from the first backup to a host that cannot read what it backed up.
+
+The promise: the private key leaves the host only when a copy of it was handed out and proven; from then
+on all that makes, lists, checks and removes backups goes on, and what reads their content asks for the key.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import uuid
+
+import holdpoint
+import pytest
+import read_repo
+import worker
+
+
+def write(path, data):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as f:
+        f.write(data)
+
+
+def read(*path):
+    with open(os.path.join(*path), "rb") as f:
+        return f.read()
+
+
+class Site:
+    """One service on btrfs, so that there are hot copies, too."""
+
+    def __init__(self, fs, machine):
+        self.fs, self.machine = fs, machine
+        self.data = fs.subvolume("data")
+        self.keys = os.path.join(machine.etc, "keys")
+        write(os.path.join(self.data, "large"), os.urandom(3 << 20))
+        write(os.path.join(self.data, "small"), b"of round 0\n")
+        machine.write_service("app", self.data)
+
+    def key_files(self):
+        return sorted(os.listdir(self.keys))
+
+    def create(self):
+        return self.machine.json("create", "app")["backup_id"]
+
+    def export(self):
+        """The recovery key, through a pipe as the agent makes one."""
+        reading, writing = os.pipe()
+        try:
+            answer = worker.ask(self.machine, "configure", "export-key", [writing], stream=True)
+            os.close(writing)
+            writing = None
+            with os.fdopen(reading, "rb", closefd=False) as f:
+                return answer, f.read()
+        finally:
+            os.close(reading)
+            if writing is not None:
+                os.close(writing)
+
+    def prove(self, key):
+        with worker.memfd(key) as fd:
+            return worker.ask(self.machine, "configure", "prove-key", [fd], key=True)
+
+    def forget(self):
+        return worker.ask(self.machine, "configure", "forget-key")
+
+    def restore(self, backup, source, key=None, name="out"):
+        """A restore aside, past the agent. Returns (answer, the directory)."""
+        into = os.path.join(self.machine.directory, name + "-" + uuid.uuid4().hex)
+        os.mkdir(into)
+        with contextlib.ExitStack() as stack:
+            fds = [os.open(into, os.O_RDONLY | os.O_DIRECTORY)]
+            stack.callback(os.close, fds[0])
+            members = {"from": source}
+            if key is not None:
+                fds.append(stack.enter_context(worker.memfd(key)))
+                members["key"] = True
+            return worker.ask(self.machine, "restore", "restore", fds, restore_id=str(uuid.uuid4()),
+                              backup_id=backup, restore_type="full", into=True, allow_partial=False,
+                              **members), into
+
+    def check(self, into):
+        for name in ("large", "small"):
+            assert read(into, "app" + self.data, name) == read(self.data, name)
+
+
+@pytest.fixture
+def site(install):
+    with holdpoint.LoopFs("btrfs", 512) as fs, holdpoint.Machine(install) as machine:
+        yield Site(fs, machine)
+
+
+def said(answer):
+    """The last word about keys among the messages of a worker."""
+    message = answer.of_type("keys")[-1]
+    return {k: message[k] for k in ("private_key", "recovery_exported", "recovery_proven")}
+
+
+def told(site):
+    """The same in the agent's status."""
+    status = site.machine.json("status")
+    return {k: status.get(k) for k in ("private_key", "recovery_exported", "recovery_proven")}
+
+
+def facts(private, exported, proven):
+    return dict(private_key=private, recovery_exported=exported, recovery_proven=proven)
+
+
+def other_key():
+    return subprocess.run(["openssl", "genpkey", "-algorithm", "X25519"], check=True, capture_output=True).stdout
+
+
+def logs_hold_no_key(site, *secrets):
+    with open(site.machine.worker_log, "rb") as f, open(site.machine.agent_log, "rb") as g:
+        text = f.read() + g.read()
+    for secret in secrets:
+        assert secret not in text
+
+
+def body(pem):
+    return re.sub(rb"-----[A-Z ]+-----|\s", b"", pem)
+
+
+def test_before_the_first_backup(site):
+    site.machine.start()
+    answer, pem = site.export()
+    assert (answer.error, pem) == ("KeyMissing", b"")
+    assert "first backup" in answer.text
+    assert site.prove(other_key()).error == "NoSuchBackup"
+    answer = site.forget()
+    assert answer.result == "done" and answer.summary == {"forgotten": False}
+    assert not os.path.exists(site.keys)
+
+
+def test_a_host_that_forgets(site):
+    """Export, prove, forget; then everything that must go on, and everything that must ask."""
+    machine = site.machine
+    machine.start()
+    first = site.create()
+    assert told(site) == facts(True, False, False)
+    assert "NOT SAFE" in machine.cli("status").stdout
+
+    # Not before it was handed out and proven.
+    assert site.forget().error == "NotConfirmed"
+    answer, pem = site.export()
+    assert answer.result == "done" and said(answer) == facts(True, True, False)
+    assert pem == read(site.keys, "private.pem")
+    assert subprocess.run(["openssl", "pkey", "-noout"], input=pem).returncode == 0
+    assert site.forget().error == "NotConfirmed"
+
+    # What does not belong proves nothing.
+    answer = site.prove(other_key())
+    assert answer.error == "KeyMissing" and "does not belong" in answer.text
+    assert site.prove(b"junk").error == "KeyMissing"
+    assert site.prove(b"").error == "InvalidArgument"
+    assert site.prove(pem * 1000).error == "InvalidArgument"
+    answer = site.forget()
+    assert answer.error == "NotConfirmed" and said(answer) == facts(True, True, False)
+
+    answer = site.prove(pem)
+    assert answer.result == "done" and said(answer) == facts(True, True, True)
+    assert answer.summary["sessions"] == 1
+    note = json.loads(read(site.keys, "recovery.json"))
+    assert note["exported_at"] <= note["proven_at"]
+    answer = site.forget()
+    assert answer.summary == {"forgotten": True} and said(answer) == facts(False, True, True)
+    assert site.key_files() == ["host.secret", "public.pem", "recovery.json"]
+
+    # Goes on: backups, listing, checks, the index, the catalogue.
+    write(os.path.join(site.data, "small"), b"of round 1\n")
+    second = site.create()
+    assert told(site) == facts(False, True, True)
+    assert "NOT SAFE" not in machine.cli("status").stdout
+    assert machine.json("list")["total"] == 2
+    for backup in (first, second):
+        machine.cli("verify", backup, "--depth", "data")
+    machine.stop()
+    os.unlink(os.path.join(machine.worker_state, "index.db"))
+    os.unlink(os.path.join(machine.state, "catalogue.db"))
+    machine.start()
+    third = site.create()
+    machine.cli("verify", third, "--depth", "data")
+    assert machine.json("list")["total"] == 3
+    assert told(site) == facts(False, True, True)
+    machine.cli("delete", third, "--yes")
+
+    # Asks: content from the repository. A hot copy needs nothing.
+    answer, into = site.restore(second, "hot")
+    assert answer.result == "done"
+    site.check(into)
+    answer, into = site.restore(second, "local")
+    assert answer.error == "KeyMissing" and "--key" in answer.text
+    answer, into = site.restore(second, "local", other_key())
+    assert answer.error == "KeyMissing" and "does not belong" in answer.text
+    answer, into = site.restore(second, "local", pem)
+    assert answer.result == "done", answer
+    site.check(into)
+    answer, into = site.restore(second, "local")  # the key was for that one job
+    assert answer.error == "KeyMissing"
+    assert site.key_files() == ["host.secret", "public.pem", "recovery.json"]
+
+    # The swap is refused before anything of the live tree is touched.
+    machine.workers.restart("restore")
+    done = machine.call("restore", second, "--from", "local", "--yes")
+    assert done.returncode == 1 and "--key" in done.stderr
+    assert read(site.data, "small") == b"of round 1\n"
+
+    # The copy can be proven at any time; a second export has nothing to give.
+    assert site.prove(pem).summary["sessions"] == 3
+    answer, nothing = site.export()
+    assert (answer.error, nothing) == ("KeyMissing", b"")
+    assert site.forget().summary == {"forgotten": False}
+
+    # The independent reader takes what was handed out.
+    key = os.path.join(machine.directory, "recovery.pem")
+    write(key, pem)
+    output = os.path.join(site.fs.path, "read")
+    os.mkdir(output)
+    read_repo.restore(machine.repository, key, second, output, False)
+    assert read(output, "app" + site.data, "small") == b"of round 1\n"
+    logs_hold_no_key(site, body(pem), read(site.keys, "host.secret").strip())
+
+
+def test_a_bare_machine(site):
+    """Repository and recovery key alone: the host secret comes back, the private key stays away."""
+    machine = site.machine
+    machine.start()
+    backup = site.create()
+    pem = read(site.keys, "private.pem")
+    machine.stop()
+    holdpoint.run("rm", "-r", site.keys)
+    machine.start()
+    answer, _ = site.restore(backup, "local")
+    assert answer.error == "KeyMissing" and "--key" in answer.text
+    answer, _ = site.restore(backup, "local", other_key())
+    assert answer.error == "KeyMissing" and "does not open" in answer.text
+    answer, into = site.restore(backup, "local", pem)
+    assert answer.result == "done", answer
+    site.check(into)
+    assert site.key_files() == ["host.secret"]
+    site.create()
+    assert site.prove(pem).result == "done"
+
+
+def test_a_key_that_does_not_come(site):
+    """Descriptors that are no key, or fewer than announced, or more."""
+    machine = site.machine
+    machine.start()
+    backup = site.create()
+    pem = read(site.keys, "private.pem")
+    reading, writing = os.pipe()
+    os.write(writing, pem[:50])
+    os.write(writing, pem[50:])
+    os.close(writing)
+    assert worker.ask(machine, "configure", "prove-key", [reading], key=True).result == "done"
+    assert worker.ask(machine, "configure", "prove-key", [reading], key=True).error == "InvalidArgument"
+    os.close(reading)
+    with open("/dev/zero", "rb") as zero:
+        assert worker.ask(machine, "configure", "prove-key", [zero.fileno()], key=True).error == "InvalidArgument"
+    for fds, members in (([], {"key": True}), ([0, 0], {"key": True}), ([0], {}), ([], {})):
+        assert worker.ask(machine, "configure", "prove-key", fds, **members).error == "InvalidArgument"
+    assert worker.ask(machine, "configure", "export-key").error == "InvalidArgument"
+    assert worker.ask(machine, "maintain", "verify", [0], backup_id=backup,
+                      depth="data").error == "InvalidArgument"
+    for name in ("export-key", "prove-key", "forget-key"):
+        assert worker.ask(machine, "maintain", name).error == "InvalidArgument"
+
+
+def test_readers_that_leave(site):
+    """Nobody reads: then nothing was handed out."""
+    site.machine.start()
+    site.create()
+    reading, writing = os.pipe()
+    os.close(reading)
+    answer = worker.ask(site.machine, "configure", "export-key", [writing], stream=True)
+    os.close(writing)
+    assert answer.result == "canceled"
+    assert told(site) == facts(True, False, False)
+    assert not os.path.exists(os.path.join(site.keys, "recovery.json"))
