@@ -11,6 +11,7 @@ import re
 import subprocess
 import uuid
 
+import busclient
 import holdpoint
 import pytest
 import read_repo
@@ -279,3 +280,25 @@ def test_readers_that_leave(site):
     assert answer.result == "canceled"
     assert told(site) == facts(True, False, False)
     assert not os.path.exists(os.path.join(site.keys, "recovery.json"))
+
+
+def test_over_the_bus(site):
+    """The same three steps as an owner takes them."""
+    machine = site.machine
+    machine.start()
+    site.create()
+    with busclient.Client(machine.bus.address) as bus:
+        with pytest.raises(busclient.BusError, match="NotConfirmed"):
+            bus.call("ForgetPrivateKey", "a{sv}", [{}])
+        stream, _ = bus.stream("ExportRecoveryKey", "a{sv}", [{}])
+        with os.fdopen(stream, "rb") as f:
+            pem = f.read()
+        assert pem == read(site.keys, "private.pem")
+        with worker.memfd(other_key()) as fd, pytest.raises(busclient.BusError, match="KeyMissing"):
+            bus.call("ProveRecoveryKey", "h", [0], fds=[fd])
+        with worker.memfd(pem) as fd:
+            bus.call("ProveRecoveryKey", "h", [0], fds=[fd])
+        assert told(site) == facts(True, True, True)
+        bus.call("ForgetPrivateKey", "a{sv}", [{}])
+        assert told(site) == facts(False, True, True)
+    assert site.key_files() == ["host.secret", "public.pem", "recovery.json"]
