@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/names.h"
 #include "base/text.h"
+#include "worker/request-fds.h"
 
 #define KEY_MAX          ((size_t) 64 << 10)
 #define KEY_TIMEOUT_USEC (60 * USEC_PER_SEC)
@@ -77,12 +78,12 @@ static int read_pipe(Work *w, int fd, Secret *into, size_t *ret_n, Failure *rete
 
 int job_keys_receive(Work *w, Secret *ret, Failure *reterr) {
         _cleanup_secret_ Secret all = SECRET_INIT;
-        int fd = work_fd(w, "key", reterr), r;
+        int fd, r = request_fd(w, REQUEST_FD_KEY, &fd, reterr);
         struct stat st;
         size_t n = 0;
 
-        if (fd < 0)
-                return fd;
+        if (r < 0 || fd < 0)
+                return r < 0 ? r : -ENOENT;
         if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode)))
                 return no_key(EINVAL, reterr);
         r = secret_new(&all, KEY_MAX + 1);

@@ -34,14 +34,20 @@ static const struct {
         const char *class, *verb;
         Verb run;
 } verbs[] = {
-        { "backup", "create", run_create },         { "backup", "sweep", run_sweep },
-        { "restore", "restore", run_restore },      { "restore", "rollback", run_rollback },
-        { "restore", "confirm", run_confirm },      { "restore", "recover", run_recover },
-        { "maintain", "verify", run_verify },       { "maintain", "delete", run_delete },
-        { "maintain", "reconcile", run_reconcile }, { "maintain", "list", run_list },
+        { "backup", "create", run_create },
+        { "backup", "sweep", run_sweep },
+        { "restore", "restore", run_restore },
+        { "restore", "rollback", run_rollback },
+        { "restore", "confirm", run_confirm },
+        { "restore", "recover", run_recover },
+        { "maintain", "verify", run_verify },
+        { "maintain", "delete", run_delete },
+        { "maintain", "reconcile", run_reconcile },
+        { "maintain", "list", run_list },
         { "maintain", "diff", run_diff },
         { "configure", "export-key", run_export_key },
-        { "configure", "prove-key", run_prove_key }, { "configure", "forget-key", run_forget_key },
+        { "configure", "prove-key", run_prove_key },
+        { "configure", "forget-key", run_forget_key },
 };
 
 static bool class_is_known(const char *class) {

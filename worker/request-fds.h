@@ -18,7 +18,7 @@ int request_fd(Work *w, RequestFd which, int *ret, Failure *reterr);
 int request_take_fd(Work *w, RequestFd which, int *ret, Failure *reterr);
 
 /*
- * The private key that will open content: the one that came with the request, else root's own.
- * FAIL_KEY_MISSING now, before anything is begun.
+ * The private key that will open content is there: the one that came with the request, which
+ * open_repo() took, else root's own. FAIL_KEY_MISSING now, before anything is begun.
  */
 int request_use_key(Work *w, Repo *repo, Failure *reterr);

@@ -12,7 +12,9 @@
 #include "base/log.h"
 #include "worker/job-keys.h"
 #include "worker/open-repo.h"
+#include "worker/request-fds.h"
 #include "worker/run.h"
+#include "worker/stream.h"
 
 /* Before and after each verb: what a crash left is finished, and the agent knows how things are. */
 static int begin(char **ret_dir, KeyPlaces *ret, Failure *reterr) {
@@ -21,11 +23,15 @@ static int begin(char **ret_dir, KeyPlaces *ret, Failure *reterr) {
         return r < 0 ? r : keys_settle(ret, reterr);
 }
 
-/* A PEM fits into what a pipe takes at once: only a reader who let it fill up makes this wait. */
-static int hand_out(int fd, const Secret *pem, Failure *reterr) {
-        struct pollfd p = { .fd = fd, .events = POLLOUT };
-        int r = poll(&p, 1, 60000);
+/* Past the buffers of a stream, which are not wiped. A PEM fits into what a pipe takes at once:
+ * only a reader who let it fill up makes this wait. */
+static int hand_out(Work *w, int fd, const Secret *pem, Failure *reterr) {
+        struct pollfd fds[] = { { .fd = fd, .events = POLLOUT },
+                                { .fd = w->socket, .events = POLLIN } };
+        int r = poll(fds, ELEMENTSOF(fds), STREAM_STALL_MSEC);
 
+        if (r > 0 && fds[1].revents && work_check(w, reterr) < 0)
+                return -ECANCELED;
         if (r == 0)
                 return fail_set(reterr, FAIL_INTERRUPTED, ETIMEDOUT,
                                 "the reader of the recovery key did not read for a minute");
@@ -41,17 +47,17 @@ int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, 
         _cleanup_secret_ Secret pem = SECRET_INIT;
         _cleanup_free_ char *dir = NULL;
         KeyPlaces places;
-        int fd = work_fd(w, "stream", reterr), r;
+        _cleanup_close_ int fd = -1;
+        int r = request_take_fd(w, REQUEST_FD_STREAM, &fd, reterr);
 
-        if (fd == -ENOENT)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EBADMSG, "request: no stream");
-        r = fd < 0 ? fd : begin(&dir, &places, reterr);
+        if (r >= 0)
+                r = begin(&dir, &places, reterr);
         if (r >= 0)
                 r = keys_export(&places, &pem, reterr);
         if (r < 0)
                 return r;
         work_accepted(w);
-        r = hand_out(fd, &pem, reterr);
+        r = hand_out(w, fd, &pem, reterr);
         if (r >= 0)
                 r = keys_note_exported(&places, &pem, reterr);
         if (r < 0)
@@ -64,10 +70,10 @@ int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, 
 int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
         _cleanup_(repo_closep) Repo *repo = NULL;
         uint64_t sessions;
-        int r = work_fd(w, "key", reterr);
+        int key, r = request_fd(w, REQUEST_FD_KEY, &key, reterr);
 
-        if (r == -ENOENT)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EBADMSG, "request: no key");
+        if (r >= 0 && key < 0)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EBADF, "request: no key");
         if (r >= 0)
                 r = open_repo(w, false, false, &repo, reterr);
         if (r == -ENOENT && reterr->code == FAIL_NONE)

@@ -140,24 +140,3 @@ int work_bool(Work *w, const char *key, bool fallback, bool *ret, Failure *reter
                                 "request: '%s' is no boolean", key);
         return 0;
 }
-
-int work_fd(Work *w, const char *flag, Failure *reterr) {
-        static const char *const flags[] = { "into", "stream", "key" };
-        size_t n = 0;
-        int fd = -ENOENT;
-
-        for (size_t i = 0; i < ELEMENTSOF(flags); i++) {
-                bool set;
-                int r = work_bool(w, flags[i], false, &set, reterr);
-
-                if (r < 0)
-                        return r;
-                if (set && strcmp(flags[i], flag) == 0 && n < w->fds.n)
-                        fd = w->fds.fds[n];
-                n += set;
-        }
-        if (n != w->fds.n)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EBADMSG,
-                                "request: %zu descriptors came and %zu are announced", w->fds.n, n);
-        return fd;
-}

@@ -55,9 +55,3 @@ void work_result(Work *w, const char *result, const Failure *f, json_object *sum
 int work_string(Work *w, const char *key, const char **ret, Failure *reterr);
 int work_uuid(Work *w, const char *key, const char **ret, Failure *reterr);
 int work_bool(Work *w, const char *key, bool fallback, bool *ret, Failure *reterr);
-
-/*
- * The descriptor that came for a flag of the request: "into", "stream", "key", in this order.
- * Borrowed; -ENOENT without reterr if the flag is not set. As many must have come as are announced.
- */
-int work_fd(Work *w, const char *flag, Failure *reterr);
