@@ -58,7 +58,7 @@ static int load_recovery(int dirfd,
         Recovery found = { .exported = "" };
         int r = fs_read_file(dirfd, KEY_RECOVERY, RECOVERY_MAX, &text);
 
-        if (r < 0 && r != -ENOENT)
+        if (r < 0 && r != -ENOENT && r != -EFBIG)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot read %s/" KEY_RECOVERY,
                                   places->dir);
         o = r < 0 ? NULL : json_parse((const char *) text.data, text.size);

@@ -30,7 +30,7 @@ static void put_with_host(FuzzInput in, Buf *to) {
 static void open_it(void) {
         _cleanup_(repo_closep) Repo *repo = NULL;
         Failure why = FAILURE_INIT;
-        RepoParams params = { .path = fuzz_repo_path(), .keys_dir = fuzz_repo_keys() };
+        RepoParams params = { .path = fuzz_repo_path(), .keys = { .dir = fuzz_repo_keys() } };
         int state = fuzz_mkdir(fuzz_dir_fd(), "state-2");
 
         params.state_fd = state;

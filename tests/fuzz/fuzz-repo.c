@@ -28,7 +28,7 @@ Repo *fuzz_repo(void) {
         repo_keys = text_printf("%s/keys", fuzz_dir());
         fuzz_assert(repo_path && repo_keys);
         params.path = repo_path;
-        params.keys_dir = repo_keys;
+        params.keys.dir = repo_keys;
         params.state_fd = fuzz_mkdir(fuzz_dir_fd(), "state");
         if (repo_open(&params, &repo, &why) < 0 || repo_lock(repo, REPO_LOCK_WRITER, 0, &why) < 0 ||
             repo_lock(repo, REPO_LOCK_PACKS_SHARED, 0, &why) < 0)
