@@ -76,7 +76,8 @@ def test_format():
     assert done.returncode == 0, "run clang-format -i on\n" + "\n".join(bad)
 
 
-@pytest.mark.parametrize("script", ["run", ".ci/run", "tests/lib/cmocka-wrapper", "units/examples/by-hand/start"])
+@pytest.mark.parametrize("script", ["run", ".ci/run", "tests/lib/cmocka-wrapper", "units/examples/by-hand/start", "units/setup/finish",
+                                    "units/setup/remove", "tests/vm/init.sh", "tests/vm/boot.sh", "tests/vm/lib.sh"])
 def test_shell(script):
     done = subprocess.run(["shellcheck", script], cwd=tree.TOP, capture_output=True, text=True)
     assert done.returncode == 0, "\n" + done.stdout

@@ -1,0 +1,54 @@
+"""What `./run install` leaves is at home under systemd: nothing is enabled or started by hand."""
+
+import pytest
+
+
+def test_first_call_starts_it(guest):
+    guest("""
+        systemctl is-active holdpointd && fail "it runs already" || true
+        manager GetStatus 'a{sv}' 0 | grep -q '"state" s "running"'
+        systemctl is-active --quiet holdpointd
+        for class in backup restore maintain configure; do
+                systemctl is-active --quiet "holdpoint-$class.socket"
+                same "$(stat -c '%a %U' "/run/holdpoint-workers/$class.socket")" '600 holdpoint' "socket of $class"
+        done
+        pid=$(systemctl show -P MainPID holdpointd)
+        same "$(ps -o user= -p "$pid")" holdpoint "user of the agent"
+        grep -q '^CapEff:.0*$' "/proc/$pid/status"
+        grep -q '^CapBnd:.0*$' "/proc/$pid/status"
+        same "$(stat -c '%a %U' /var/lib/holdpoint)" '700 holdpoint' "the agent's state"
+        same "$(stat -c '%a %U' /var/backups/holdpoint)" '700 root' "the repository"
+        """)
+
+
+@pytest.mark.parametrize("kind", ["btrfs", "ext4"])
+def test_enable_and_create(guest, kind):
+    """A first backup, a restore by swap, a rollback and all checks, on a machine as it comes."""
+    snapshot = "" if kind == "btrfs" else "Snapshot=none"
+    guest("""
+        data %s
+        application /srv/app 100
+        service app /srv/app %s
+        systemctl enable --quiet --now holdpointd
+        holdpoint create app --json >/tmp/backup
+        same "$(jq -r .status /tmp/backup)" completed status
+        same "$(jq -r .consistency /tmp/backup)" %s consistency
+        same "$(stat -c '%%a %%U' /var/lib/holdpoint-worker)" '700 root' "the workers' state"
+        holdpoint verify latest
+        before=$(sha256sum /srv/app/files/*)
+        sqlite3 /srv/app/app.db 'delete from t where id > 10'
+        rm /srv/app/files/3
+        holdpoint restore latest --service app --yes
+        same "$(rows /srv/app)" 100 "rows after the restore"
+        same "$(sha256sum /srv/app/files/*)" "$before" "files after the restore"
+        same "$(stat -c %%U /srv/app/app.db)" games "owner after the restore"
+        holdpoint rollback latest --yes
+        same "$(rows /srv/app)" 10 "rows after the rollback"
+        holdpoint rollback latest --yes
+        holdpoint confirm latest --yes
+        mkdir /srv/aside
+        holdpoint restore latest --service app --into /srv/aside
+        same "$(sqlite3 /srv/aside/app/srv/app/app.db 'select count(*) from t')" 100 "rows aside"
+        holdpoint delete latest --yes
+        same "$(holdpoint list --json | jq .total)" 0 "backups that are left"
+        """ % (kind, snapshot, "application" if kind == "btrfs" else "none"), seconds=240)
