@@ -18,6 +18,8 @@ if [ -e /guest/script ]; then
         /guest/script >>/host/out 2>&1 </dev/null
 else
         touch /host/started
+        # shellcheck disable=SC2046 # two words each
+        [ ! -e /guest/size ] || stty $(cat /guest/size)
         setsid --ctty --wait bash --login
 fi
 status=$?

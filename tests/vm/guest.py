@@ -275,7 +275,9 @@ def explain(result):
 
 
 def shell(tree):
-    guest = Guest(None, tree=tree, seconds=None)
+    size = os.get_terminal_size()
+    guest = Guest(None, tree=tree, seconds=None,
+                  files={"/guest/size": "rows %d cols %d\n" % (size.lines, size.columns)})
     try:
         result = guest.start().wait()
         if result.status == NO_RESULT:

@@ -13,7 +13,7 @@ fail() {
 modules=/usr/lib/uml/modules/$(uname -r)/kernel
 insmod "$modules/fs/overlayfs/overlay.ko" || fail "cannot load overlay.ko from $modules"
 mount -t tmpfs -o mode=755 tmpfs /mnt || fail "no tmpfs"
-mkdir /mnt/config /mnt/tree /mnt/units /mnt/upper /mnt/root
+mkdir /mnt/config /mnt/tree /mnt/units /mnt/upper /mnt/guest
 mount -t hostfs none /mnt/config -o "$RUN/config" || fail "no hostfs"
 mount -t hostfs none /mnt/tree -o "$RUN/tree" || fail "no hostfs"
 mount -t hostfs none /mnt/units -o "$RUN/units" || fail "no hostfs"
@@ -22,19 +22,19 @@ if [ -b /dev/ubda ]; then
         mount -t ext4 /dev/ubda /mnt/upper || fail "no upper disk"
 fi
 mkdir -p /mnt/upper/root /mnt/upper/root.work /mnt/upper/units /mnt/upper/units.work /mnt/upper/state
-mount -t overlay overlay /mnt/root \
+mount -t overlay overlay /mnt/guest \
         -o lowerdir=/mnt/config:/mnt/tree:/,upperdir=/mnt/upper/root,workdir=/mnt/upper/root.work || fail "no overlay"
 # Of the host's own choice of units nothing is left.
-mount -t overlay units /mnt/root/etc/systemd/system \
+mount -t overlay units /mnt/guest/etc/systemd/system \
         -o lowerdir=/mnt/units,upperdir=/mnt/upper/units,workdir=/mnt/upper/units.work || fail "no overlay for units"
 # An overlay lacks what a file system for state has (O_TMPFILE).
 for directory in var/lib/holdpoint var/lib/holdpoint-worker var/backups; do
         mkdir -p "/mnt/upper/state/$directory"
-        mount --bind "/mnt/upper/state/$directory" "/mnt/root/$directory" || fail "no state"
+        mount --bind "/mnt/upper/state/$directory" "/mnt/guest/$directory" || fail "no state"
 done
-mount -t hostfs none /mnt/root/host -o "$RUN/share" || fail "no hostfs"
-mount -t proc proc /mnt/root/proc
-mount -t sysfs sysfs /mnt/root/sys
-mount -t devtmpfs dev /mnt/root/dev
-[ -x /mnt/root/lib/systemd/systemd ] || fail "no systemd"
-exec switch_root /mnt/root /lib/systemd/systemd
+mount -t hostfs none /mnt/guest/host -o "$RUN/share" || fail "no hostfs"
+mount -t proc proc /mnt/guest/proc
+mount -t sysfs sysfs /mnt/guest/sys
+mount -t devtmpfs dev /mnt/guest/dev
+[ -x /mnt/guest/lib/systemd/systemd ] || fail "no systemd"
+exec switch_root /mnt/guest /lib/systemd/systemd
