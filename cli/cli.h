@@ -37,7 +37,8 @@ typedef struct CliError {
 typedef struct CliOptions {
         bool json, yes, no_wait, pinned, allow_partial, dry_run;
         int include_files; /* -1: not given */
-        const char *name, *description, *service, *into, *from, *depth, *type, *status, *key;
+        const char *name, *description, *service, *into, *from, *depth, *type, *status, *key,
+                *format, *output;
         const char *paths[CLI_PATHS_MAX];
         size_t n_paths;
         bool has_level, has_page, has_limit;
@@ -83,6 +84,12 @@ int verb_status(Cli *cli);
 int verb_jobs(Cli *cli);
 int verb_cancel(Cli *cli);
 int verb_monitor(Cli *cli);
+int verb_files(Cli *cli);
+int verb_diff(Cli *cli);
+int verb_export(Cli *cli);
+int verb_import(Cli *cli);
+int verb_key(Cli *cli);
+int verb_repository(Cli *cli);
 
 /* Fills `e` (keeping an error that is there) and returns -EINVAL. */
 int cli_error(CliError *e, int exit_code, const char *name, const char *format, ...)

@@ -1,6 +1,7 @@
 #include "cli/client.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -264,6 +265,8 @@ static int append_options(sd_bus_message *m, const ClientCall *call) {
 static int append_arguments(sd_bus_message *m, const ClientCall *call) {
         int r = 0;
 
+        if (call->stream)
+                r = sd_bus_message_append(m, "h", *call->stream);
         for (size_t i = 0; r >= 0 && i < ELEMENTSOF(call->strings) && call->strings[i]; i++)
                 r = sd_bus_message_append(m, "s", call->strings[i]);
         if (r >= 0 && call->number)
@@ -273,6 +276,16 @@ static int append_arguments(sd_bus_message *m, const ClientCall *call) {
         if (r >= 0 && call->has_options)
                 r = append_options(m, call);
         return r;
+}
+
+/* The descriptors of a message go with it. */
+static int keep_fd(sd_bus_message *reply, int *ret) {
+        int fd, r = sd_bus_message_read_basic(reply, SD_BUS_TYPE_UNIX_FD, &fd);
+
+        if (r <= 0)
+                return r < 0 ? r : -EBADMSG;
+        *ret = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        return *ret < 0 ? -errno : sd_bus_message_rewind(reply, true);
 }
 
 int client_call(Client *c, const ClientCall *call, json_object **ret, CliError *error) {
@@ -299,9 +312,10 @@ int client_call(Client *c, const ClientCall *call, json_object **ret, CliError *
         r = sd_bus_call(c->bus, m, 0, &e, &reply);
         if (r < 0)
                 return refuse(error, r, &e, call->method);
-        if (!ret)
-                return 0;
-        r = read_all(reply, ret);
+        if (call->ret_fd)
+                r = keep_fd(reply, call->ret_fd);
+        if (r >= 0 && ret)
+                r = read_all(reply, ret);
         return r < 0 ? refuse(error, r, NULL, call->method) : 0;
 }
 

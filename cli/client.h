@@ -14,10 +14,14 @@ typedef struct ClientFd {
         int fd;          /* borrowed */
 } ClientFd;
 
-/* One call: strings, then the number, then the flag, then the options; each only if given. */
+/*
+ * One call: the stream, then strings, then the number, then the flag, then the options; each only
+ * if given.
+ */
 typedef struct ClientCall {
         uint32_t job; /* call the object of this job; 0: the manager */
         const char *method;
+        const int *stream; /* a descriptor; borrowed */
         const char *strings[3];
         const uint32_t *number;
         const bool *flag;
@@ -26,6 +30,7 @@ typedef struct ClientCall {
                 *options; /* borrowed; string s, bool b, integer u, array of strings as; NULL: {} */
         ClientFd fds[CLIENT_FDS_MAX];
         size_t n_fds;
+        int *ret_fd; /* for the descriptor that comes back first; owned by the caller, -1 before */
 } ClientCall;
 
 typedef enum ClientWake {

@@ -1,11 +1,13 @@
 #include "cli/follow.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 
+#include "base/clock.h"
 #include "base/names.h"
 #include "base/text.h"
 #include "cli/fields.h"
@@ -17,7 +19,8 @@
  * no signals waits just as well.
  */
 
-#define POLL_MSEC 250
+#define POLL_MSEC    250
+#define STREAM_CHUNK ((size_t) 256 << 10)
 
 void follow_job_done(FollowJob *j) {
         json_object_put(j->reply);
@@ -153,41 +156,107 @@ static int follow(Cli *cli, int signal_fd, FollowJob *j) {
         return r;
 }
 
-int follow_run(Cli *cli, const ClientCall *call, FollowJob *ret) {
-        _cleanup_follow_job_ FollowJob j = { 0 };
-        _cleanup_close_ int signal_fd = -1;
+/* Hands on what the stream gives until it ends, the sink has enough, or somebody interrupts. */
+static int
+pump(Cli *cli, int signal_fd, int fd, const FollowStream *s, FollowJob *j, int *ret_sink) {
+        struct pollfd fds[2] = { { .fd = fd, .events = POLLIN },
+                                 { .fd = signal_fd, .events = POLLIN } };
+        OutputProgress progress = { .quiet = true };
+        _cleanup_free_ char *data = malloc(STREAM_CHUNK);
+        uint64_t shown_usec = clock_monotonic_usec();
+        bool asked = false;
+        ssize_t n = 1;
+        int r = data ? 0 : cli_oom(&cli->error);
+
+        while (r >= 0 && n > 0 && *ret_sink >= 0) {
+                if (poll(fds, ELEMENTSOF(fds), POLL_MSEC) < 0 && errno != EINTR)
+                        return -errno;
+                if (fds[1].revents & POLLIN) {
+                        output_progress_end(&progress);
+                        r = on_interrupt(cli, signal_fd, j->id, &asked);
+                } else if (fds[0].revents) {
+                        n = read(fd, data, STREAM_CHUNK);
+                        if (n > 0)
+                                *ret_sink = s->sink(s->userdata, data, (size_t) n);
+                }
+                if (r >= 0 && s->progress &&
+                    clock_monotonic_usec() - shown_usec >= POLL_MSEC * USEC_PER_MSEC) {
+                        shown_usec = clock_monotonic_usec();
+                        r = look(cli, j);
+                        if (r >= 0)
+                                output_progress(&progress, j->job);
+                }
+        }
+        output_progress_end(&progress);
+        return r < 0 ? r : 0;
+}
+
+static void take_end(Cli *cli, FollowJob *j) {
         json_object *summary;
+
+        (void) client_wait(cli->client, -1, 0); /* what has come in beside the last look */
+        take_summary(cli, j);
+        if (json_get_object(j->job, "summary", &summary) >= 0) {
+                json_object_put(j->summary);
+                j->summary = json_object_get(summary);
+        }
+}
+
+/* Everything after the call: the stream if there is one, then the job. */
+static int follow_to_end(Cli *cli, int *stream_fd, const FollowStream *s, FollowJob *j) {
+        _cleanup_close_ int signal_fd = -1;
+        int r = 0, sink = 0;
         sigset_t mask;
+
+        signal_fd = catch_signals(&mask);
+        if (signal_fd < 0)
+                return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal",
+                                 "signalfd: %s; job %u runs on", strerror(-signal_fd), j->id);
+        if (s) {
+                r = pump(cli, signal_fd, *stream_fd, s, j, &sink);
+                *stream_fd = fd_close(*stream_fd);
+        }
+        if (r >= 0)
+                r = follow(cli, signal_fd, j);
+        (void) sigprocmask(SIG_SETMASK, &mask, NULL); /* cannot fail with a mask it gave */
+        if (r >= 0)
+                take_end(cli, j);
+        if (r >= 0 && sink < 0)
+                return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal",
+                                 "the result could not be written: %s", strerror(-sink));
+        return r;
+}
+
+static int run(Cli *cli, ClientCall *call, const FollowStream *stream, FollowJob *ret) {
+        _cleanup_follow_job_ FollowJob j = { 0 };
+        _cleanup_close_ int stream_fd = -1;
         int r = 0;
 
+        if (stream)
+                call->ret_fd = &stream_fd;
         if (!cli->options.no_wait)
                 r = client_watch(cli->client, &cli->error);
         if (r >= 0)
                 r = client_call(cli->client, call, &j.reply, &cli->error);
         if (r >= 0)
                 r = job_of_reply(cli, j.reply, &j.id);
+        if (r >= 0 && !cli->options.no_wait)
+                r = follow_to_end(cli, &stream_fd, stream, &j);
         if (r < 0)
                 return r;
-        if (!cli->options.no_wait) {
-                signal_fd = catch_signals(&mask);
-                if (signal_fd < 0)
-                        return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal",
-                                         "signalfd: %s; job %u runs on", strerror(-signal_fd),
-                                         j.id);
-                r = follow(cli, signal_fd, &j);
-                (void) sigprocmask(SIG_SETMASK, &mask, NULL); /* cannot fail with a mask it gave */
-                if (r < 0)
-                        return r;
-                (void) client_wait(cli->client, -1, 0); /* what has come in beside the last look */
-                take_summary(cli, &j);
-                if (json_get_object(j.job, "summary", &summary) >= 0) {
-                        json_object_put(j.summary);
-                        j.summary = json_object_get(summary);
-                }
-        }
         *ret = j;
         j = (FollowJob){ 0 };
         return 0;
+}
+
+int follow_run(Cli *cli, const ClientCall *call, FollowJob *ret) {
+        ClientCall copy = *call;
+
+        return run(cli, &copy, NULL, ret);
+}
+
+int follow_stream(Cli *cli, ClientCall *call, const FollowStream *stream, FollowJob *ret) {
+        return run(cli, call, stream, ret);
 }
 
 int follow_exit_code(Cli *cli, const FollowJob *j) {

@@ -23,6 +23,22 @@ void follow_job_done(FollowJob *j);
  */
 int follow_run(Cli *cli, const ClientCall *call, FollowJob *ret);
 
+/* Where the bytes of a stream go. */
+typedef struct FollowStream {
+        /* 0, or a negative errno (with the error set, if it has more to say) to leave the stream.
+         */
+        int (*sink)(void *userdata, const void *data, size_t n);
+        void *userdata;
+        bool progress; /* the sink is silent: show how far the job is */
+} FollowStream;
+
+/*
+ * The same for a call whose first result is a stream: it is handed to the sink until it ends, then
+ * the job is followed to its end. Leaving the stream cancels the job. --no-wait has no meaning
+ * here.
+ */
+int follow_stream(Cli *cli, ClientCall *call, const FollowStream *stream, FollowJob *ret);
+
 /*
  * The exit code of a job that ended; sets the error (and so its text) unless all went well. 0 with
  * --no-wait.

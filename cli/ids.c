@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/text.h"
 #include "cli/client.h"
@@ -201,4 +202,15 @@ int ids_job(Cli *cli, const char *text, uint32_t *ret) {
                                  "'%s' is not the number of a job; see 'holdpoint jobs'", text);
         *ret = (uint32_t) n;
         return 0;
+}
+
+void ids_new_name(const char *prefix, char ret[IDS_NAME_MAX]) {
+        time_t now = time(NULL);
+        char stamp[32];
+        struct tm tm;
+
+        if (localtime_r(&now, &tm) && strftime(stamp, sizeof(stamp), "_%Y%m%d_%H%M%S", &tm) > 0)
+                (void) snprintf(ret, IDS_NAME_MAX, "%s%s", prefix, stamp);
+        else
+                (void) snprintf(ret, IDS_NAME_MAX, "%s", prefix);
 }

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "base/fd.h"
+#include "base/fs.h"
 #include "base/secret.h"
 
 #define KEY_MAX ((size_t) 64 << 10)
@@ -37,4 +38,41 @@ int key_open(Cli *cli, const char *path) {
                 return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal", "--key: memfd: %s",
                                  strerror(-r));
         return TAKE_FD(memfd);
+}
+
+static int save_to(Cli *cli, const Secret *key, size_t n, const char *path) {
+        _cleanup_close_ int fd =
+                open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+        int r;
+
+        if (fd < 0)
+                return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal", "--output %s: %s", path,
+                                 strerror(errno));
+        r = fd_write_full(fd, key->data, n);
+        if (r >= 0)
+                r = fs_sync(fd);
+        if (r >= 0)
+                return 0;
+        (void) unlink(path); /* half a key opens nothing */
+        return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal", "--output %s: %s", path,
+                         strerror(-r));
+}
+
+int key_save(Cli *cli, int fd, const char *path) {
+        _cleanup_secret_ Secret text = SECRET_INIT;
+        ssize_t n;
+
+        if (secret_new(&text, KEY_MAX) < 0)
+                return cli_oom(&cli->error);
+        n = fd_read_full(fd, text.data, KEY_MAX);
+        if (n <= 0 || (size_t) n == KEY_MAX)
+                return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal",
+                                 "the agent sent no key: %s",
+                                 n < 0 ? strerror((int) -n) : "nothing came");
+        if (path)
+                return save_to(cli, &text, (size_t) n, path);
+        n = fd_write_full(STDOUT_FILENO, text.data, (size_t) n);
+        return n < 0 ? cli_error(&cli->error, CLI_EXIT_FAILED, "Internal",
+                                 "the key could not be written: %s", strerror((int) -n))
+                     : 0;
 }

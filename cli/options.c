@@ -27,7 +27,7 @@ typedef enum OptionId {
         OPTION_LEVEL = 'c',
         OPTION_PINNED = 'P',
         OPTION_SERVICE = 's',
-        OPTION_INTO = 'o',
+        OPTION_INTO = 'x',
         OPTION_FROM = 'f',
         OPTION_PARTIAL = 'a',
         OPTION_PATH = 'p',
@@ -38,6 +38,8 @@ typedef enum OptionId {
         OPTION_STATUS = 'S',
         OPTION_KEY = 'k',
         OPTION_DRY_RUN = 'r',
+        OPTION_FORMAT = 'F',
+        OPTION_OUTPUT = 'o',
 } OptionId;
 
 typedef struct OptionInfo {
@@ -69,6 +71,10 @@ static const OptionInfo option_table[] = {
           required_argument },
         { OPTION_PAGE, "page", "N", "page of the list, from 1", required_argument },
         { OPTION_LIMIT, "limit", "N", "rows of a page, 1 to 500", required_argument },
+        { OPTION_FORMAT, "format", "FORMAT", "tar or tar.zst (default: by the name of --output)",
+          required_argument },
+        { OPTION_OUTPUT, "output", "FILE", "write to FILE (also -o; default: standard output)",
+          required_argument },
         { OPTION_DRY_RUN, "dry-run", NULL, "tell what would be done", no_argument },
         { OPTION_YES, "yes", NULL, "do not ask", no_argument },
         { OPTION_NO_WAIT, "no-wait", NULL, "do not wait for the job to end", no_argument },
@@ -81,8 +87,12 @@ static const Verb verb_table[] = {
         { "create", "full|SERVICE", 1, 1, "ndIicPW", verb_create, "back up all services, or one" },
         { "list", "", 0, 0, "tSsgl", verb_list, "list backups, newest first" },
         { "show", "ID", 1, 1, "s", verb_show, "show one backup" },
-        { "restore", "ID", 1, 1, "spofakyW", verb_restore,
+        { "restore", "ID", 1, 1, "spxfakryW", verb_restore,
           "exchange live data for a backup, or extract it aside" },
+        { "files", "ID [PATH]", 1, 2, "s", verb_files, "list the files of a backup" },
+        { "diff", "ID ID", 2, 2, "s", verb_diff, "tell what differs between two backups" },
+        { "export", "ID", 1, 1, "spFok", verb_export, "write a backup as a tar archive" },
+        { "import", "FILE", 1, 1, "nd", verb_import, "make a backup of an exported tar archive" },
         { "restores", "", 0, 0, "s", verb_restores, "list restores, newest first" },
         { "rollback", "RESTORE", 1, 1, "yW", verb_rollback,
           "exchange a restore for what it replaced, and back" },
@@ -98,12 +108,14 @@ static const Verb verb_table[] = {
         { "status", "", 0, 0, "", verb_status,
           "state of the agent, the services and the repository" },
         { "monitor", "", 0, 0, "", verb_monitor, "print what happens, until interrupted" },
+        { "key", "export-recovery|prove FILE|forget-private", 1, 2, "oy", verb_key,
+          "the private key: copy it, prove the copy, take it off this host" },
+        { "repository", "", 0, 0, "", verb_repository, "facts about the repository" },
         { NULL },
 };
 
 /* Verbs of the design that no program of this version serves. */
-static const char *const later_verbs[] = { "files",    "diff",   "export", "import",
-                                           "schedule", "doctor", "key",    "repository" };
+static const char *const later_verbs[] = { "schedule", "doctor" };
 
 const Verb *options_verbs(void) {
         return verb_table;
@@ -135,7 +147,8 @@ void options_print_verb_help(const Verb *verb) {
 void options_print_help(void) {
         (void) printf("holdpoint VERB [OPTION...]\n\nBack up services while they run.\n\n");
         for (const Verb *v = verb_table; v->name; v++)
-                (void) printf("  %-10s%-14s%s\n", v->name, v->operands, v->help);
+                (void) printf("  %-10s %-13s %s\n", v->name,
+                              strlen(v->operands) > 13 ? "..." : v->operands, v->help);
         (void) printf("\nEvery verb takes --json, and --help for its own options.\n"
                       "ID and RESTORE may be shortened while they fit one, or be 'latest'.\n"
                       "Exit codes: 0 done, 1 failed, 2 usage, 3 partial, 4 not authorised, 5 no "
@@ -237,6 +250,12 @@ static int set_option(Cli *cli, OptionId id, const char *text) {
         case OPTION_STATUS:
                 o->status = text;
                 break;
+        case OPTION_FORMAT:
+                o->format = text;
+                break;
+        case OPTION_OUTPUT:
+                o->output = text;
+                break;
         case OPTION_KEY:
                 o->key = text;
                 break;
@@ -283,7 +302,7 @@ static int read_options(Cli *cli, int argc, char **argv, char *ret_given, size_t
                 longs[i] = (struct option){ option_table[i].name, option_table[i].has_arg, NULL,
                                             (int) option_table[i].id };
         opterr = 0; /* the messages are ours */
-        while ((id = getopt_long(argc, argv, ":h", longs, NULL)) >= 0) {
+        while ((id = getopt_long(argc, argv, ":ho:", longs, NULL)) >= 0) {
                 const char *word = argv[optind - 1];
 
                 if (id == ':')

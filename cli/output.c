@@ -172,6 +172,13 @@ void output_note(const char *format, ...) {
         va_end(ap);
 }
 
+void output_member(const char *key, json_object *value) {
+        _cleanup_free_ char *joined =
+                json_object_is_type(value, json_type_array) ? output_join(value) : NULL;
+
+        output_line("%-22s %s", key, joined ? joined : json_object_get_string(value));
+}
+
 void output_json(json_object *o) {
         (void) printf("%s\n", json_text(o)); /* main() looks at the stream */
         (void) fflush(stdout);               /* monitor's readers want each line at once */

@@ -49,6 +49,9 @@ char *output_join(json_object *list);
 void output_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void output_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* "KEY value" on stdout; a list is joined. */
+void output_member(const char *key, json_object *value);
+
 /* One JSON value and a newline on stdout. */
 void output_json(json_object *o);
 

@@ -1,12 +1,9 @@
-#include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli/fields.h"
 #include "cli/follow.h"
+#include "cli/ids.h"
 #include "cli/output.h"
-
-#define CREATE_NAME_MAX 64
 
 static int fill_options(Cli *cli, json_object *o) {
         const CliOptions *given = &cli->options;
@@ -45,16 +42,6 @@ static void print_backup(json_object *b) {
                     new_size, pause, field_text(b, "consistency"));
 }
 
-/* As scheduled runs are named, in the local time of whoever types. */
-static void make_name(char ret[CREATE_NAME_MAX]) {
-        time_t now = time(NULL);
-        struct tm tm;
-
-        if (!localtime_r(&now, &tm) ||
-            strftime(ret, CREATE_NAME_MAX, "manual_%Y%m%d_%H%M%S", &tm) == 0)
-                (void) snprintf(ret, CREATE_NAME_MAX, "manual");
-}
-
 int verb_create(Cli *cli) {
         _cleanup_json_ json_object *options = json_object_new_object(), *backup = NULL;
         ClientCall call = { .method = "CreateBackup",
@@ -63,14 +50,14 @@ int verb_create(Cli *cli) {
                             .has_options = true,
                             .options = options };
         _cleanup_follow_job_ FollowJob job = { 0 };
-        char name[CREATE_NAME_MAX];
+        char name[IDS_NAME_MAX];
         const char *id;
         int r, code;
 
         if (!options)
                 return cli_oom(&cli->error);
         if (!cli->options.name) {
-                make_name(name);
+                ids_new_name("manual", name);
                 call.strings[1] = name;
         }
         r = fill_options(cli, options);

@@ -10,6 +10,7 @@
 #include "cli/ids.h"
 #include "cli/key.h"
 #include "cli/output.h"
+#include "cli/verb-plan.h"
 
 static int put_paths(Cli *cli, json_object *o) {
         json_object *paths;
@@ -28,7 +29,7 @@ static int put_paths(Cli *cli, json_object *o) {
 
 static int fill_options(Cli *cli, json_object *o) {
         /* The question was answered, or --yes given, before this is sent. */
-        if (json_put_bool(o, "confirm", true) < 0 ||
+        if ((!cli->options.dry_run && json_put_bool(o, "confirm", true) < 0) ||
             cli_put_string(o, "from", cli->options.from) < 0 ||
             (cli->options.allow_partial && json_put_bool(o, "allow_partial", true) < 0))
                 return cli_oom(&cli->error);
@@ -64,7 +65,7 @@ static int find_type(Cli *cli, const char *id, json_object **ret_reply, const ch
 }
 
 static int ask(Cli *cli, const char *id, const char *type) {
-        if (cli->options.into)
+        if (cli->options.into || cli->options.dry_run)
                 return 0; /* nothing that lives is touched */
         return cli_confirm(
                 cli,
@@ -121,6 +122,10 @@ int verb_restore(Cli *cli) {
 
         if (!options)
                 return cli_oom(&cli->error);
+        if (cli->options.into && cli->options.dry_run)
+                return cli_error(&cli->error, CLI_EXIT_USAGE, "InvalidArgument",
+                                 "--dry-run tells about an exchange of live data: leave out "
+                                 "--into");
         r = ids_backup(cli, cli->operands[0], cli->options.service, id);
         if (r >= 0)
                 r = find_type(cli, id, &backup, &type);
@@ -140,6 +145,8 @@ int verb_restore(Cli *cli) {
                 return r;
         call.strings[0] = id;
         call.strings[1] = type;
+        if (cli->options.dry_run)
+                return plan_restore(cli, &call);
         r = follow_run(cli, &call, &job);
         if (r < 0)
                 return r;

@@ -12,13 +12,18 @@ _holdpoint_services() {
 
 _holdpoint() {
         local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word i
-        local verbs="create list show restore restores rollback confirm verify delete pin unpin prune
-                     jobs cancel status monitor help"
+        local verbs="create list show restore files diff export import restores rollback confirm verify delete
+                     pin unpin prune jobs cancel status monitor key repository help"
         local -A options=(
                 [create]="--name --description --include-files --no-include-files --compression-level --pinned --no-wait"
                 [list]="--type --status --service --page --limit"
                 [show]="--service"
-                [restore]="--service --path --into --from --allow-partial --key --yes --no-wait"
+                [restore]="--service --path --into --from --allow-partial --key --dry-run --yes --no-wait"
+                [files]="--service"
+                [diff]="--service"
+                [export]="--service --path --format --output --key"
+                [import]="--name --description"
+                [key]="--output --yes"
                 [restores]="--service"
                 [rollback]="--yes --no-wait"
                 [confirm]="--yes --no-wait"
@@ -50,7 +55,8 @@ _holdpoint() {
         --depth) mapfile -t COMPREPLY < <(compgen -W "metadata data restore" -- "$cur") && return ;;
         --include-files) mapfile -t COMPREPLY < <(compgen -W "yes no" -- "$cur") && return ;;
         --into) mapfile -t COMPREPLY < <(compgen -d -- "$cur") && return ;;
-        --key) mapfile -t COMPREPLY < <(compgen -f -- "$cur") && return ;;
+        --format) mapfile -t COMPREPLY < <(compgen -W "tar tar.zst" -- "$cur") && return ;;
+        --key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur") && return ;;
         --name | --description | --path | --page | --limit | --compression-level) return ;;
         esac
 
@@ -61,7 +67,9 @@ _holdpoint() {
         case $verb in
         "" | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$cur") ;;
         create) mapfile -t COMPREPLY < <(compgen -W "full $(_holdpoint_services)" -- "$cur") ;;
-        show | restore | verify) mapfile -t COMPREPLY < <(compgen -W "latest $(_holdpoint_ids list)" -- "$cur") ;;
+        import) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+        key) mapfile -t COMPREPLY < <(compgen -W "export-recovery prove forget-private" -- "$cur") ;;
+        show | restore | verify | files | diff | export) mapfile -t COMPREPLY < <(compgen -W "latest $(_holdpoint_ids list)" -- "$cur") ;;
         delete | pin | unpin) mapfile -t COMPREPLY < <(compgen -W "$(_holdpoint_ids list)" -- "$cur") ;;
         rollback | confirm) mapfile -t COMPREPLY < <(compgen -W "latest $(_holdpoint_ids restores)" -- "$cur") ;;
         jobs | cancel) mapfile -t COMPREPLY < <(compgen -W "$(_holdpoint_ids jobs)" -- "$cur") ;;

@@ -27,8 +27,8 @@ from fakeagent import Refusal
 
 ID = "0123abcd-0000-4000-8000-00000000000%d"
 VERBS = ("create list show restore restores rollback confirm verify delete pin unpin prune jobs cancel status "
-         "monitor").split()
-LATER = "files diff export import schedule doctor key repository".split()
+         "monitor files diff export import key repository").split()
+LATER = "schedule doctor".split()
 
 # Design: D-Bus error name to exit code of the program.
 ERROR_EXITS = {
@@ -170,7 +170,10 @@ def test_version(shell):
     ["create", "full", "--compression-level=x"], ["list", "--limit", "0"], ["list", "--limit", "501"],
     ["list", "--page", "0"], ["create", "full", "--include-files=perhaps"], ["create", "-n", "full"],
     ["restore", "--yes"], ["cancel"], ["restore", "latest", "--name", "x"],
-] + [[v] for v in LATER] + [["export", "latest", "--format", "tar.zst", "-o", "x"]])
+] + [[v] for v in LATER] + [
+    ["export", "latest", "-o", "x", "--path", "a", "--path", "b"], ["key"], ["key", "prove"],
+    ["key", "nonsense"], ["key", "forget-private", "x"], ["diff", "latest"], ["files"],
+    ["restore", "latest", "--dry-run", "--into", "x"]])
 def test_usage_is_exit_2(shell, arguments):
     code, out, err = shell.run(*arguments)
     assert code == 2 and out == "" and err.startswith("holdpoint: ")
@@ -583,3 +586,36 @@ def test_backup_with_the_real_agent(machine, tmp_path):
         assert (tmp_path / "out" / "files" / str(tmp_path / "data").lstrip("/") / "file").read_text() == "content"
         assert m.json("delete", short, "--yes")["result"] == "done"
         assert m.json("list")["total"] == 0
+
+
+def test_reading_with_the_real_agent(machine, tmp_path):
+    with started(machine, tmp_path) as m:
+        (tmp_path / "data" / "file").write_text("content")
+        m.json("create", "files", "--name", "first")
+        first = m.json("show", "latest")["backup_id"]
+        (tmp_path / "data" / "more").write_text("content")
+        (tmp_path / "data" / "file").write_text("other")
+        m.json("create", "files", "--name", "second")
+        shown = m.cli("files", "latest", "more").stdout.splitlines()
+        assert len(shown) == 1 and shown[0].startswith("file ") and shown[0].endswith(str(tmp_path / "data" / "more"))
+        rows = [json.loads(line) for line in m.cli("files", first, "--json").stdout.splitlines()]
+        assert rows[-1] == {"end": True, "entries": 2} and rows[1]["path"].endswith("/file")
+        changed = m.cli("diff", first, "latest").stdout.splitlines()
+        assert "+ %s" % (tmp_path / "data" / "more") in changed
+        assert any(line.startswith("M %s  (" % (tmp_path / "data" / "file")) and "content" in line for line in changed)
+
+
+def test_keys_with_the_real_agent(machine, tmp_path):
+    """The copy is proven before the original may go; then content needs it."""
+    with started(machine, tmp_path) as m:
+        (tmp_path / "data" / "file").write_text("content")
+        m.json("create", "files", "--name", "first")
+        recovery = str(tmp_path / "recovery.pem")
+        m.json("key", "forget-private", "--yes", exit_code=2)
+        m.json("key", "export-recovery", "-o", recovery)
+        assert m.json("key", "prove", recovery) == {"proven": True}
+        assert m.json("key", "forget-private", "--yes") == {"forgotten": True}
+        out = str(tmp_path / "out")
+        assert m.json("restore", "latest", "--into", out, exit_code=1)["error"]["name"] == "KeyMissing"
+        assert m.json("restore", "latest", "--into", out, "--key", recovery)["result"] == "done"
+        assert m.json("create", "files", "--name", "second")["result"] == "done"

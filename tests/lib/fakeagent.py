@@ -1,11 +1,12 @@
 """An agent that only says what a test tells it to: for the command line's own behaviour.
 
 It owns the real name on a private bus and answers methods from `replies`, a dictionary of method name to
-(signature, body), to an Exception-free callable of the call that returns such a pair, or to a list of
+(signature, body), with descriptors to send after it, to an Exception-free callable of the call that returns such a pair, or to a list of
 these, used up from the front with the last one kept. `calls` records what came in.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import stat
@@ -27,7 +28,9 @@ class Descriptor:
     def __init__(self, fd):
         self.stat, self.content, self.seals = os.fstat(fd), None, None
         if stat.S_ISREG(self.stat.st_mode):
-            self.content, self.seals = os.read(fd, 65536), fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+            self.content = os.read(fd, 65536)
+            with contextlib.suppress(OSError):  # only what lies in memory can be sealed
+                self.seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
 
 
 class Call:
@@ -110,7 +113,7 @@ class FakeAgent:
             answer = answer(call)
         if isinstance(answer, Refusal):
             return Message.new_error(message, answer.name, answer.text)
-        return Message.new_method_return(message, answer[0], answer[1])
+        return Message.new_method_return(message, answer[0], answer[1], list(answer[2:]))
 
     def signal(self, member, signature, body, interface=MANAGER, path=holdpoint.BUS_ROOT):
         self.loop.call_soon_threadsafe(self.bus.send, Message.new_signal(path, interface, member, signature, body))
