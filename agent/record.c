@@ -41,6 +41,9 @@ const RecordField record_backup_fields[] = {
         { "service_consistency", RECORD_STRING_MAP, FORM_LABEL, 63 },
         { "pause_usec", RECORD_NUMBER, FORM_TEXT, 0 },
         { "databases", RECORD_DICTIONARIES, FORM_LABEL, 8192 },
+        { "verified_at", RECORD_STRING, FORM_TIME, 31 },
+        { "verified_depth", RECORD_STRING, FORM_LABEL, 20 },
+        { "verified_result", RECORD_STRING, FORM_LABEL, 20 },
         { "metadata", RECORD_STRING, FORM_JSON, 65536 },
 };
 const size_t record_n_backup_fields = ELEMENTSOF(record_backup_fields);

@@ -28,6 +28,9 @@ typedef struct RawAgent {
         uint32_t compression_level, pack_size_mib;
         uint32_t lock_timeout_msec, max_hold_msec;
         int on_timeout;
+        uint32_t retention_days, minimum_backups;
+        uint32_t hot_keep, hot_max_age_days;
+        uint32_t keep_old_days;
 } RawAgent;
 
 extern const SettingsTable config_agent_table;   /* holdpoint.conf into a RawAgent */

@@ -131,6 +131,11 @@ static const SettingsRule agent_rules[] = {
         NUMBER("Hold", "LockTimeoutMSec", RawAgent, lock_timeout_msec, 1, 10000),
         NUMBER("Hold", "MaxHoldMSec", RawAgent, max_hold_msec, 1, 60000),
         WORD("Hold", "OnTimeout", RawAgent, on_timeout, timeout_words),
+        NUMBER("Retention", "Days", RawAgent, retention_days, 1, 36500),
+        NUMBER("Retention", "MinimumBackups", RawAgent, minimum_backups, 1, 10000),
+        NUMBER("Hot", "Keep", RawAgent, hot_keep, 0, 100),
+        NUMBER("Hot", "MaxAgeDays", RawAgent, hot_max_age_days, 1, 36500),
+        NUMBER("Restore", "KeepOldDays", RawAgent, keep_old_days, 1, 36500),
 };
 
 static const SettingsRule service_rules[] = {

@@ -397,6 +397,11 @@ static int load_all(int dirfd, const char *dir, RawAgent *raw, Config *c, Failur
         c->lock_timeout_msec = raw->lock_timeout_msec;
         c->max_hold_msec = raw->max_hold_msec;
         c->fail_on_timeout = raw->on_timeout == 1;
+        c->retention_days = raw->retention_days;
+        c->minimum_backups = raw->minimum_backups;
+        c->hot_keep = raw->hot_keep;
+        c->hot_max_age_days = raw->hot_max_age_days;
+        c->keep_old_days = raw->keep_old_days;
         c->repository_path = raw->repository_path.text ? TAKE_PTR(raw->repository_path.text)
                                                        : strdup(HP_DEFAULT_REPOSITORY);
         if (!c->repository_path)
@@ -416,7 +421,12 @@ int config_load(const char *dir, Config **ret, Failure *reterr) {
                          .compression_level = 6,
                          .pack_size_mib = 32,
                          .lock_timeout_msec = 200,
-                         .max_hold_msec = 1000 };
+                         .max_hold_msec = 1000,
+                         .retention_days = 30,
+                         .minimum_backups = 1,
+                         .hot_keep = 3,
+                         .hot_max_age_days = 7,
+                         .keep_old_days = 7 };
         _cleanup_(config_freep) Config *c = calloc(1, sizeof(*c));
         _cleanup_close_ int dirfd = -1;
         int r;

@@ -57,6 +57,9 @@ typedef struct Config {
         uint32_t compression_level, pack_size_mib;
         uint32_t lock_timeout_msec, max_hold_msec; /* [Hold] */
         bool fail_on_timeout;                      /* OnTimeout=fail */
+        uint32_t retention_days, minimum_backups;  /* [Retention] */
+        uint32_t hot_keep, hot_max_age_days;       /* [Hot] */
+        uint32_t keep_old_days;                    /* [Restore] */
         ConfigService *services;                   /* sorted by name */
         size_t n_services;
 } Config;

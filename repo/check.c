@@ -21,6 +21,7 @@
 typedef struct Check {
         Repo *repo;
         const char *backup_id;
+        bool metadata; /* packs are opened and compared with the index, their records not read */
         void (*on_damage)(void *userdata, const char *object, const Failure *why);
         void (*on_progress)(void *userdata, uint64_t done, uint64_t total);
         void *userdata;
@@ -32,6 +33,7 @@ typedef struct Check {
         Buf sessions;      /* uuids */
         CryptoSha *blocks; /* over the ids of the manifest's blocks */
         uint64_t n_blocks;
+        Failure not_noted; /* why a pack's damage could not be kept */
 } Check;
 
 #define CHECK_MAX ((size_t) 256 << 20)
@@ -220,22 +222,41 @@ static int compare_rows(Check *c, uint64_t no, const PackInfo *info, Failure *re
                 "verify again");
 }
 
+/* What a check finds about a pack is kept, so that no later backup relies on a damaged one. */
+static void note_pack(Check *c, const uint8_t pack[UUID_SIZE], bool whole, int found) {
+        Failure why = FAILURE_INIT;
+        int r = 0;
+
+        if (found == -EBADMSG || found == -EIO || found == -ENODATA)
+                r = suspects_note(c->repo, pack, true, &why);
+        else if (found >= 0 && whole)
+                r = suspects_note(c->repo, pack, false, &why);
+        if (r < 0 && c->not_noted.code == FAIL_NONE)
+                c->not_noted = why;
+}
+
 static int check_pack(Check *c, const IndexPack *row, Failure *reterr) {
         PackInfo info = PACK_INFO_INIT;
         Failure why = FAILURE_INIT;
         char name[STORE_NAME_MAX];
-        int r;
+        bool whole;
+        int r, found;
 
         store_pack_name(row->uuid, name);
         r = pack_info_load(c->repo, row->uuid, &info, &why);
         if (r == -ENOENT)
                 r = fail_set(&why, FAIL_INTEGRITY_FAILURE, ENOENT,
                              "%s is missing; bring it back from a copy of the repository", name);
-        if (r >= 0)
+        if (r >= 0 && info.size != row->size)
+                r = fail_set(&why, FAIL_INTEGRITY_FAILURE, EBADMSG, "%s has another size", name);
+        whole = r >= 0 && (!c->metadata || info.kind == PACK_META);
+        if (whole)
                 r = pack_info_verify(c->repo, &info, advance, c, &why);
+        found = r;
         if (r >= 0)
                 r = compare_rows(c, row->no, &info, &why);
         pack_info_done(&info);
+        note_pack(c, row->uuid, whole, found);
         c->sum.packs++;
         return judge(c, name, r, &why, reterr);
 }
@@ -291,7 +312,7 @@ static int on_pack_file(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *
                 return 0;
         store_pack_name(uuid, name);
         r = pack_info_load(s->check->repo, uuid, &info, &why);
-        if (r >= 0)
+        if (r >= 0 && !s->check->metadata)
                 r = pack_info_verify(s->check->repo, &info, advance, s->check, &why);
         if (r >= 0 && info.kind == PACK_CONTENT) /* sound, but its session may be lost */
                 r = note_session(s->check, info.session, &why);
@@ -398,6 +419,7 @@ static int check_all(Check *c, const uint8_t uuid[UUID_SIZE], Failure *reterr) {
 
 int repo_check(Repo *repo,
                const char *backup_id,
+               bool metadata,
                void (*on_damage)(void *userdata, const char *object, const Failure *why),
                void (*on_progress)(void *userdata, uint64_t done, uint64_t total),
                void *userdata,
@@ -406,6 +428,7 @@ int repo_check(Repo *repo,
         Check c = {
                 .repo = repo,
                 .backup_id = backup_id,
+                .metadata = metadata,
                 .on_damage = on_damage,
                 .on_progress = on_progress,
                 .userdata = userdata,
@@ -428,9 +451,10 @@ int repo_check(Repo *repo,
                 *ret = c.sum;
         if (r >= 0 && c.sum.damaged > 0)
                 r = fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                             "backup %s is damaged in %" PRIu64 " objects of the repository%s",
+                             "backup %s is damaged in %" PRIu64 " objects of the repository%s%s%s",
                              backup_id, c.sum.damaged,
-                             c.missing > MISSING_NAMED ? " and more chunks that are not named"
-                                                       : "");
+                             c.missing > MISSING_NAMED ? " and more chunks that are not named" : "",
+                             c.not_noted.code ? "; the next backup may rely on them still: " : "",
+                             c.not_noted.text);
         return r;
 }

@@ -26,6 +26,7 @@ typedef struct Sync {
         Buf disk;     /* uuids of packs/, sorted */
         Buf seen;     /* a byte for each: the index knows it */
         Buf gone;     /* u64 numbers of rows to drop */
+        Buf again;    /* rows of damaged packs */
         Buf keys;     /* uuids of sessions/, sorted */
         Buf sessions; /* uuids named by records, sorted; loaded when needed */
         bool sessions_loaded;
@@ -142,6 +143,48 @@ static int add_rows(Repo *repo, const PackInfo *info, Failure *reterr) {
         return r;
 }
 
+/*
+ * A session that was given up may have taken rows over from a damaged pack: what that one holds is
+ * found again. One whose directory cannot be read keeps the rows that it has.
+ */
+static int restore_rows(Repo *repo, const IndexPack *row, Failure *reterr) {
+        PackInfo info = PACK_INFO_INIT;
+        Failure why = FAILURE_INIT;
+        Reader at;
+        PackEntry e;
+        int r = pack_info_load(repo, row->uuid, &info, &why);
+
+        if (r < 0)
+                return 0;
+        at = READER_INIT(info.directory.data, info.directory.size);
+        for (uint32_t n = 0; r >= 0 && pack_entry_next(&at, n, &e); n++)
+                r = index_add_entry(repo->index, row->no, info.uuid, info.session, &e, reterr);
+        pack_info_done(&info);
+        return r;
+}
+
+static int on_suspect_row(void *userdata, const IndexPack *pack, Failure *reterr) {
+        Sync *s = userdata;
+        int r = index_is_suspect(s->repo->index, pack->no) ? buf_put(&s->again, pack, sizeof(*pack))
+                                                           : 0;
+
+        return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot note a damaged pack") : 0;
+}
+
+static int take_suspects(Sync *s, Failure *reterr) {
+        IndexPack row;
+        int r = suspects_load(s->repo, reterr);
+
+        if (r < 0 || !index_has_suspects(s->repo->index))
+                return r;
+        r = index_each_pack(s->repo->index, on_suspect_row, s, reterr);
+        for (size_t i = 0; r >= 0 && i < s->again.size; i += sizeof(row)) {
+                memcpy(&row, s->again.data + i, sizeof(row));
+                r = restore_rows(s->repo, &row, reterr);
+        }
+        return r < 0 ? r : index_commit(s->repo->index, reterr);
+}
+
 /* A pack that cannot be believed stays out: garbage of a crash, or damage that a check will name.
  */
 static int take_in(Sync *s, const uint8_t uuid[UUID_SIZE], bool doubtful, Failure *reterr) {
@@ -227,7 +270,7 @@ static int synchronise(Sync *s, Failure *reterr) {
         return r;
 }
 
-static int lock_index(Repo *repo, Failure *reterr) {
+int repo_lock_index(Repo *repo, Failure *reterr) {
         while (flock(repo->index_lock, LOCK_EX | LOCK_NB) < 0) {
                 if (errno != EWOULDBLOCK && errno != EINTR)
                         return fail_errno(reterr, FAIL_INTERNAL, errno, "cannot lock the index");
@@ -239,7 +282,7 @@ static int lock_index(Repo *repo, Failure *reterr) {
 }
 
 int repo_open_index(Repo *repo, Failure *reterr) {
-        int r = lock_index(repo, reterr);
+        int r = repo_lock_index(repo, reterr);
 
         if (r < 0)
                 return r;
@@ -273,18 +316,23 @@ int repo_sync_index(Repo *repo, Failure *reterr) {
                 .disk = BUF_INIT(NAMES_MAX),
                 .seen = BUF_INIT(NAMES_MAX),
                 .gone = BUF_INIT(NAMES_MAX),
+                .again = BUF_INIT(NAMES_MAX),
                 .keys = BUF_INIT(NAMES_MAX),
                 .sessions = BUF_INIT(NAMES_MAX),
         };
         int backups = store_dir_fd(repo->store, "backups"), r;
 
-        r = lock_index(repo, reterr);
+        r = repo_lock_index(repo, reterr);
         if (r < 0)
                 return r;
-        if (!repo->writer && flock(backups, LOCK_SH | LOCK_NB) < 0)
+        if (!repo->writer && flock(backups, LOCK_SH | LOCK_NB) < 0) {
                 r = must_have_rows(repo, reterr);
-        else {
+                if (r >= 0)
+                        r = suspects_load(repo, reterr);
+        } else {
                 r = synchronise(&s, reterr);
+                if (r >= 0)
+                        r = take_suspects(&s, reterr);
                 if (r < 0)
                         index_rollback(repo->index);
                 if (!repo->writer)
@@ -294,6 +342,7 @@ int repo_sync_index(Repo *repo, Failure *reterr) {
         buf_done(&s.disk);
         buf_done(&s.seen);
         buf_done(&s.gone);
+        buf_done(&s.again);
         buf_done(&s.keys);
         buf_done(&s.sessions);
         return r;

@@ -45,6 +45,7 @@ enum {
         Q_EXTRA_GET,
         Q_PACK_GET,
         Q_ADD,
+        Q_FORGET,
         Q_EXTRA_ADD,
         Q_PACK_ADD,
         Q_PACK_FINISH,
@@ -59,7 +60,8 @@ static const char *const index_sql[Q_N] = {
         [Q_PACK_GET] = "SELECT no, uuid, session, kind, size, durable FROM packs WHERE no = ?1",
         /* The first place stays: all rows are alive, so either would do. */
         [Q_ADD] = "INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        [Q_EXTRA_ADD] = "INSERT INTO extras VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        [Q_FORGET] = "DELETE FROM chunks WHERE id = ?1",
+        [Q_EXTRA_ADD] = "INSERT OR IGNORE INTO extras VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         [Q_PACK_ADD] = "INSERT INTO packs (uuid, session, kind, size, durable)"
                        " VALUES (?1, ?2, ?3, ?4, ?5) RETURNING no",
         [Q_PACK_FINISH] = "UPDATE packs SET size = ?2 WHERE no = ?1",
@@ -70,6 +72,7 @@ struct Index {
         DbStmt *q[Q_N];
         int state_fd;
         bool damaged;
+        Buf suspects; /* u64 numbers of packs that are read, but not relied on */
 };
 
 /* Notes damage, and says what happens about it. */
@@ -176,6 +179,7 @@ void index_close(Index *x) {
         close_db(x);
         if (x->damaged)
                 remove_files(x->state_fd);
+        buf_done(&x->suspects);
         free(x);
 }
 
@@ -214,6 +218,23 @@ int index_find(Index *x, const uint8_t id[ID_SIZE], IndexPlace *ret, Failure *re
         }
         db_reset(s); /* no read transaction is left open between questions */
         return failed(x, r, reterr);
+}
+
+bool index_is_suspect(const Index *x, uint64_t pack_no) {
+        for (size_t i = 0; i < x->suspects.size; i += sizeof(pack_no))
+                if (get_le64(x->suspects.data + i) == pack_no)
+                        return true;
+        return false;
+}
+
+bool index_has_suspects(const Index *x) {
+        return x->suspects.size > 0;
+}
+
+int index_find_sound(Index *x, const uint8_t id[ID_SIZE], IndexPlace *ret, Failure *reterr) {
+        int r = index_find(x, id, ret, reterr);
+
+        return r > 0 && index_is_suspect(x, ret->pack_no) ? 0 : r;
 }
 
 int index_extra_get(Index *x,
@@ -333,6 +354,45 @@ int index_stored_bytes(Index *x, uint64_t *ret, Failure *reterr) {
         return number(x, "SELECT coalesce(sum(size), 0) FROM packs", NULL, NULL, ret, reterr);
 }
 
+int index_set_suspects(Index *x, const uint8_t *uuids, size_t n, Failure *reterr) {
+        uint8_t raw[8];
+        uint64_t no;
+        int r = 0;
+
+        buf_clear(&x->suspects);
+        for (size_t i = 0; i < n && r >= 0; i++) {
+                no = 0; /* none has this number */
+                r = number(x, "SELECT no FROM packs WHERE uuid = ?1", NULL, uuids + i * UUID_SIZE,
+                           &no, reterr);
+                put_le64(raw, no);
+                if (r >= 0 && no > 0)
+                        r = buf_put(&x->suspects, raw, sizeof(raw));
+        }
+        return r;
+}
+
+int index_each_origin(Index *x,
+                      int (*on_session)(void *userdata,
+                                        const uint8_t session[UUID_SIZE],
+                                        Failure *reterr),
+                      void *userdata,
+                      Failure *reterr) {
+        _cleanup_db_stmt_ DbStmt *s = NULL;
+        uint8_t session[UUID_SIZE];
+        int r;
+
+        r = db_prepare(x->db,
+                       "SELECT session FROM packs UNION SELECT session FROM extras"
+                       " WHERE pack_no IN (SELECT no FROM packs)",
+                       &s, reterr);
+        while (r >= 0 && (r = db_step(s, reterr)) > 0) {
+                r = copy_blob(s, 0, session, UUID_SIZE);
+                if (r >= 0)
+                        r = on_session(userdata, session, reterr);
+        }
+        return failed(x, r, reterr);
+}
+
 /* ---- changes ---- */
 
 static int begin(Index *x, Failure *reterr) {
@@ -384,10 +444,25 @@ int index_pack_finish(Index *x, uint64_t no, uint64_t size, Failure *reterr) {
         return run(x, s, reterr);
 }
 
+/* The place in a pack that is not relied on makes way. */
+static int forget_suspect(Index *x, const uint8_t id[ID_SIZE], Failure *reterr) {
+        DbStmt *s = x->q[Q_FORGET];
+        IndexPlace place;
+        int r = index_find(x, id, &place, reterr);
+
+        if (r <= 0 || !index_is_suspect(x, place.pack_no))
+                return r < 0 ? r : 0;
+        db_reset(s);
+        db_bind_blob(s, 1, id, ID_SIZE);
+        return run(x, s, reterr);
+}
+
 int index_add(Index *x, const uint8_t id[ID_SIZE], const IndexPlace *place, Failure *reterr) {
         DbStmt *s = x->q[Q_ADD];
         int r = begin(x, reterr);
 
+        if (r >= 0 && index_has_suspects(x) && !index_is_suspect(x, place->pack_no))
+                r = forget_suspect(x, id, reterr);
         if (r < 0)
                 return r;
         db_reset(s);

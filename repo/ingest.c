@@ -171,7 +171,7 @@ ingest_claim(Ingest *in, PipeBuffer *b, uint16_t *fresh, size_t *ret_n, Failure 
 
                 if (b->units[i].size == 0)
                         continue;
-                r = index_find(in->repo->index, b->units[i].id, &place, reterr);
+                r = index_find_sound(in->repo->index, b->units[i].id, &place, reterr);
                 if (r == 0)
                         r = claim_take(in, b->units[i].id);
                 else if (r > 0)

@@ -192,14 +192,16 @@ static int manifest_next_block(RepoManifest *m, Failure *reterr) {
         Buf swap;
         int r;
 
-        r = manifest_peek_block(m, &next, reterr);
-        if (r <= 0)
-                return r;
-        m->peeked = false;
+        do {
+                r = manifest_peek_block(m, &next, reterr);
+                if (r <= 0)
+                        return r;
+                m->peeked = false;
+                r = m->on_record ? m->on_record(m->userdata, CLASS_BLOCK, next->id, reterr) : 0;
+        } while (r > 0);
         swap = m->previous;
         m->previous = m->block;
         m->block = swap;
-        r = m->on_record ? m->on_record(m->userdata, CLASS_BLOCK, next->id, reterr) : 0;
         if (r == 0)
                 r = meta_load(m->repo, CLASS_BLOCK, next->id, &m->block, reterr);
         if (r < 0)

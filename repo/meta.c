@@ -39,7 +39,7 @@ int meta_put(MetaSink *m,
         memcpy(ret_id, record.id, ID_SIZE);
 
         meta_lock(m);
-        r = index_find(m->repo->index, record.id, &place, reterr);
+        r = index_find_sound(m->repo->index, record.id, &place, reterr);
         meta_unlock(m);
         if (r != 0)
                 return r < 0 ? r : 0;

@@ -189,10 +189,12 @@ struct Repo {
         Compressor *expand; /* of the owner's thread, for reading */
         Index *index;
         int index_lock; /* flock for whoever brings the index up to date */
+        Buf suspects;   /* uuids of packs that were found damaged */
         PackCache *packs;
         Secret private_raw;    /* X25519, once it was given or loaded */
         bool private_is_given; /* for this job alone */
         uint8_t private_public[32];
+        json_object *features; /* "compat" "ro_compat" "incompat", as read */
         bool read_only; /* a feature that this program does not know: nothing may be written */
         bool writer;    /* we hold REPO_LOCK_WRITER */
         bool packs_locked;
@@ -217,6 +219,17 @@ int repo_open_index(Repo *repo, Failure *reterr);
  * judge.
  */
 int repo_sync_index(Repo *repo, Failure *reterr);
+
+/* Holds index.lock; to be released with flock(). -ECANCELED when interrupted. */
+int repo_lock_index(Repo *repo, Failure *reterr);
+
+/* ---- suspects.c: packs found damaged, in the worker's state ---- */
+
+/* Reads the list into repo and index. Needs index.lock. A list that cannot be read is empty. */
+int suspects_load(Repo *repo, Failure *reterr);
+
+/* Notes durably that a pack is damaged, or is not any more. Takes index.lock. */
+int suspects_note(Repo *repo, const uint8_t pack[UUID_SIZE], bool damaged, Failure *reterr);
 
 /* ---- keyfile.c: keys in files ---- */
 
@@ -378,6 +391,8 @@ DEFINE_CLEANUP(Index *, index_close);
 
 /* 1 and the place, 0 if unknown, negative errno. */
 int index_find(Index *x, const uint8_t id[ID_SIZE], IndexPlace *ret, Failure *reterr);
+/* As index_find(), for a writer: a place in a suspect pack is none. */
+int index_find_sound(Index *x, const uint8_t id[ID_SIZE], IndexPlace *ret, Failure *reterr);
 int index_extra_get(Index *x,
                     uint64_t pack_no,
                     uint32_t ordinal,
@@ -398,6 +413,22 @@ int index_each_row(Index *x,
                    void *userdata,
                    Failure *reterr);
 void index_discard(Index *x); /* index_close() removes it */
+
+/*
+ * Packs that were found damaged (those of `uuids` that are known): read, but not relied on. A new
+ * place for one of their ids takes the row over.
+ */
+int index_set_suspects(Index *x, const uint8_t *uuids, size_t n, Failure *reterr);
+bool index_is_suspect(const Index *x, uint64_t pack_no);
+bool index_has_suspects(const Index *x);
+
+/* Each session whose key a known pack needs. */
+int index_each_origin(Index *x,
+                      int (*on_session)(void *userdata,
+                                        const uint8_t session[UUID_SIZE],
+                                        Failure *reterr),
+                      void *userdata,
+                      Failure *reterr);
 
 /* Changes: inside a transaction that the first one begins and index_commit() ends. */
 int index_pack_add(Index *x, const IndexPack *pack, uint64_t *ret_no, Failure *reterr);
@@ -567,7 +598,8 @@ int pack_info_verify(Repo *repo,
 
 /*
  * Hands out every id that the backup needs (roots, blocks, lists, chunks), each before it is read,
- * in the order of the manifest; ids may come more than once. Needs no private key.
+ * in the order of the manifest; ids may come more than once. A positive answer to a block leaves
+ * out what is in it. Needs no private key.
  */
 int manifest_walk_ids(
         Repo *repo,

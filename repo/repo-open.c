@@ -65,6 +65,20 @@ static const char *feature(json_object *config, const char *key) {
         return json_object_get_string(json_object_array_get_idx(list, 0));
 }
 
+static int keep_features(Repo *repo, json_object *config) {
+        static const char *const lists[] = { "compat", "ro_compat", "incompat" };
+
+        repo->features = json_object_new_object();
+        for (size_t i = 0; repo->features && i < ELEMENTSOF(lists); i++) {
+                json_object *list;
+
+                if (json_get_array(config, lists[i], &list) >= 0 &&
+                    json_put(repo->features, lists[i], json_object_get(list)) < 0)
+                        return -ENOMEM;
+        }
+        return repo->features ? 0 : -ENOMEM;
+}
+
 static int read_config(Repo *repo, json_object *config, Failure *reterr) {
         const char *host, *id_alg, *aead_alg, *name = feature(config, "incompat");
         uint64_t format;
@@ -81,6 +95,8 @@ static int read_config(Repo *repo, json_object *config, Failure *reterr) {
                                 "repository %s needs a newer program (format %llu, feature %s)",
                                 repo->path, (unsigned long long) format, name ? name : "none");
         repo->read_only = feature(config, "ro_compat") != NULL;
+        if (keep_features(repo, config) < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "cannot read config");
         return read_recipients(repo, config, reterr);
 }
 
@@ -387,6 +403,8 @@ void repo_close(Repo *repo) {
         if (!repo)
                 return;
         pack_cache_free(repo->packs);
+        buf_done(&repo->suspects);
+        json_object_put(repo->features);
         index_close(repo->index);
         fd_close(repo->index_lock);
         store_close(repo->store); /* and with it the locks */

@@ -254,6 +254,57 @@ uint64_t repo_free_bytes(Repo *repo) {
         return fs_space(store_dir_fd(repo->store, ""), &n, NULL) < 0 ? 0 : n;
 }
 
+typedef struct Count {
+        uint64_t n;
+} Count;
+
+static int on_counted(void *userdata, const uint8_t uuid[UUID_SIZE], Failure *reterr) {
+        ((Count *) userdata)->n++;
+        return 0;
+}
+
+int repo_facts(Repo *repo, RepoFacts *ret, Failure *reterr) {
+        static const char *const dirs[] = { "packs", "sessions", "backups", "pins" };
+        Count counts[ELEMENTSOF(dirs)] = { 0 };
+        int r = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(dirs) && r >= 0; i++)
+                r = store_list(repo->store, dirs[i], on_counted, &counts[i], reterr);
+        if (r < 0)
+                return r;
+        *ret = (RepoFacts){
+                .packs = counts[0].n,
+                .sessions = counts[1].n,
+                .backups = counts[2].n,
+                .pins = counts[3].n,
+                .suspects = repo->suspects.size / UUID_SIZE,
+                .read_only = repo->read_only,
+        };
+        text_uuid_format(repo->uuid, ret->uuid);
+        return 0;
+}
+
+json_object *repo_features(Repo *repo) {
+        return repo->features ? json_object_get(repo->features) : json_object_new_object();
+}
+
+json_object *repo_recipients(Repo *repo) {
+        _cleanup_json_ json_object *list = json_object_new_array();
+        char hex[65];
+
+        for (size_t i = 0; list && i < repo->n_recipients; i++) {
+                _cleanup_json_ json_object *o = json_object_new_object();
+
+                text_hex(repo->recipients[i].public, 32, hex);
+                if (!o || json_put_string(o, "id", repo->recipients[i].id) < 0 ||
+                    json_put_string(o, "public", hex) < 0 ||
+                    json_put_string(o, "label", repo->recipients[i].label) < 0 ||
+                    json_object_array_add(list, json_object_get(o)) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(list);
+}
+
 uint64_t repo_stored_bytes(Repo *repo) {
         uint64_t n = 0;
 
@@ -264,5 +315,5 @@ bool repo_base_is_trusted(Repo *repo, const char *backup_id) {
         uint8_t uuid[UUID_SIZE];
 
         return repo_has_backup(repo, backup_id) && text_uuid_parse(backup_id, uuid) >= 0 &&
-               index_is_trusted(repo->index, uuid, NULL) > 0;
+               !index_has_suspects(repo->index) && index_is_trusted(repo->index, uuid, NULL) > 0;
 }

@@ -255,17 +255,65 @@ typedef struct RepoCheck {
 
 /*
  * Reads every byte of config, host, session, pin and record and of all packs that the backup uses,
- * and checks each against its MAC or hash; no private key is needed, nothing is written.
- * `on_damage` names each damaged object. FAIL_INTEGRITY_FAILURE if there was one. `on_progress` may
- * be NULL.
+ * and checks each against its MAC or hash; no private key is needed, nothing of the repository is
+ * written. With `metadata` the records in content packs are not read: everything else is, and each
+ * chunk must be in the directory of a pack. A pack found damaged is remembered in the worker's
+ * state, and later backups do not rely on it until a check has found it mended. `on_damage` names
+ * each damaged object. FAIL_INTEGRITY_FAILURE if there was one. `on_progress` may be NULL.
  */
 int repo_check(Repo *repo,
                const char *backup_id,
+               bool metadata,
                void (*on_damage)(void *userdata, const char *object, const Failure *why),
                void (*on_progress)(void *userdata, uint64_t done, uint64_t total),
                void *userdata,
                RepoCheck *ret,
                Failure *reterr);
+
+typedef struct RepoPruneParams {
+        bool dry_run;
+        const char *const *without; /* dry run: backups that are taken as deleted */
+        size_t n_without;
+        uint64_t wait_usec; /* for the jobs that read packs */
+        /*
+         * Names what is damaged. A record among it ("backups/…") makes prune fail; of missing
+         * chunks the first are named, and packs that may have them stay. May be NULL.
+         */
+        void (*on_damage)(void *userdata, const char *object, const Failure *why);
+        void (*on_progress)(void *userdata, uint64_t done, uint64_t total); /* backups; or NULL */
+        void *userdata;
+} RepoPruneParams;
+
+typedef struct RepoPrune {
+        uint64_t packs, freed_bytes; /* removed, or of a dry run: that would be */
+        uint64_t condemned;          /* needed by nobody, but a job still reads packs */
+        uint64_t sessions;
+        uint64_t missing; /* chunks that backups need and no pack has */
+} RepoPrune;
+
+/*
+ * Removes what no record needs: whole packs, sessions, pins. Which packs are needed is read off all
+ * records and their manifests; if one of those is damaged nothing is removed
+ * (FAIL_INTEGRITY_FAILURE). Packs are unlinked under the exclusive lock of packs/; if that is not
+ * to be had in time they stay, for the next run. Needs REPO_LOCK_WRITER and
+ * REPO_LOCK_PACKS_SHARED. Killed anywhere it harms nothing.
+ */
+int repo_prune(Repo *repo, const RepoPruneParams *params, RepoPrune *ret, Failure *reterr);
+
+/* What there is, for people. */
+typedef struct RepoFacts {
+        char uuid[40];
+        uint64_t packs, sessions, backups, pins;
+        uint64_t suspects; /* packs that were found damaged and not mended yet */
+        bool read_only;    /* has features of a newer program */
+} RepoFacts;
+int repo_facts(Repo *repo, RepoFacts *ret, Failure *reterr);
+
+/* Feature names by list ("compat" "ro_compat" "incompat"), as config has them. Owned; NULL. */
+json_object *repo_features(Repo *repo);
+
+/* The recipients of keys: a list of {"id", "public" (hex), "label"}. Owned; NULL: no memory. */
+json_object *repo_recipients(Repo *repo);
 
 /* Writes or removes the pin of a backup durably. Needs REPO_LOCK_WRITER. */
 int repo_pin(Repo *repo, const char *backup_id, bool pinned, Failure *reterr);

@@ -234,6 +234,17 @@ int repo_session_add(RepoSession *s,
         return session_fail(s, r);
 }
 
+/* A list that is read from a damaged pack is well, but another one may not be: it is made again. */
+static int on_reused_list(void *userdata, const uint8_t *id, Failure *reterr) {
+        RepoSession *s = userdata;
+        IndexPlace place;
+        int r = index_find_sound(s->repo->index, id, &place, reterr);
+
+        if (r == 0)
+                r = fail_set(reterr, FAIL_INTEGRITY_FAILURE, ENOENT, "A list of chunks is gone");
+        return r < 0 ? r : 0;
+}
+
 /* 0 if all chunks of the entry can be found, REPO_E_MISSING, negative errno. */
 static int session_verify_content(RepoSession *s, const Entry *entry, Failure *reterr) {
         _cleanup_(content_reader_done) ContentReader c = CONTENT_READER_INIT;
@@ -242,10 +253,12 @@ static int session_verify_content(RepoSession *s, const Entry *entry, Failure *r
         ContentRun run;
         int r;
 
+        c.on_list = on_reused_list;
+        c.userdata = s;
         r = content_reader_open(&c, s->repo, entry, &failure);
         while (r >= 0 && (r = content_reader_next(&c, &run, &failure)) > 0)
                 for (uint64_t i = 0; run.ids && i < run.n; i++) {
-                        r = index_find(s->repo->index, run.ids + i * ID_SIZE, &place, reterr);
+                        r = index_find_sound(s->repo->index, run.ids + i * ID_SIZE, &place, reterr);
                         if (r < 0)
                                 return r;
                         if (r == 0)

@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "worker/databases.h"
 #include "worker/hot.h"
+#include "worker/verified.h"
 
 enum { CONSISTENCY_APPLICATION, CONSISTENCY_CRASH, CONSISTENCY_NONE };
 
@@ -268,7 +269,7 @@ json_object *facts_dictionary(Work *w, Repo *repo, json_object *record) {
         path = repo_record_path(repo, id);
         if (!path || copy_list(d, record, "databases", DATABASES_BYTES) < 0 ||
             json_put_path(d, "file_path", path) < 0 || put_totals(d, record) < 0 ||
-            put_metadata(d, record) < 0 || put_copies(w, d, id) < 0 ||
+            put_metadata(d, record) < 0 || put_copies(w, d, id) < 0 || verified_put(w, id, d) < 0 ||
             json_put_bool(d, "pinned", repo_is_pinned(repo, id)) < 0)
                 return NULL;
         return TAKE_PTR(d);

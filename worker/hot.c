@@ -9,34 +9,17 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "worker/state.h"
 
 #define HOT_NAME_MAX (UUID_TEXT_MAX + 8)
+#define USEC_PER_DAY (86400 * USEC_PER_SEC)
 
 static void file_name(const char *backup_id, char ret[HOT_NAME_MAX]) {
         (void) snprintf(ret, HOT_NAME_MAX, "%s.json", backup_id);
-}
-
-int hot_save(Work *w,
-             const char *backup_id,
-             uint64_t created_usec,
-             json_object *images,
-             Failure *reterr) {
-        _cleanup_json_ json_object *o = json_object_new_object();
-        _cleanup_close_ int dir = state_open_dir(w->state_fd, "hot", reterr);
-        char name[HOT_NAME_MAX];
-
-        if (dir < 0)
-                return dir;
-        if (!o || json_put_string(o, "backup_id", backup_id) < 0 ||
-            json_put_u64(o, "created_usec", created_usec) < 0 ||
-            json_put(o, "images", json_object_get(images)) < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "hot copy");
-        file_name(backup_id, name);
-        return state_write_json(dir, name, o, reterr);
 }
 
 /* ---- records ---- */
@@ -141,6 +124,29 @@ static int load_all(Work *w, HotList *ret, Failure *reterr) {
         if (ret->n > 0)
                 qsort(ret->items, ret->n, sizeof(*ret->items), newest_first);
         return 0;
+}
+
+int hot_save(Work *w,
+             const char *backup_id,
+             uint64_t created_usec,
+             json_object *images,
+             Failure *reterr) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+        _cleanup_(hot_list_done) HotList l = { .dir = -1 };
+        char name[HOT_NAME_MAX];
+        int r = load_all(w, &l, reterr);
+
+        if (r < 0)
+                return r;
+        /* The clock may have been set back: the newest must not look like the oldest. */
+        if (l.n > 0 && l.items[0].created_usec >= created_usec)
+                created_usec = l.items[0].created_usec + 1;
+        if (!o || json_put_string(o, "backup_id", backup_id) < 0 ||
+            json_put_u64(o, "created_usec", created_usec) < 0 ||
+            json_put(o, "images", json_object_get(images)) < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "hot copy");
+        file_name(backup_id, name);
+        return state_write_json(l.dir, name, o, reterr);
 }
 
 static int read_one(Work *w, const char *backup_id, json_object **ret, Failure *reterr) {
@@ -273,7 +279,7 @@ static size_t newer_for(const HotList *l, size_t i, const char *service) {
         return n;
 }
 
-static bool wanted(const HotList *l, size_t i, json_object *image) {
+static bool wanted(const HotList *l, size_t i, json_object *image, size_t keep) {
         json_object *services;
 
         if (json_get_array(image, "services", &services) < 0)
@@ -281,20 +287,30 @@ static bool wanted(const HotList *l, size_t i, json_object *image) {
         for (size_t k = 0; k < json_object_array_length(services); k++) {
                 const char *s = json_object_get_string(json_object_array_get_idx(services, k));
 
-                if (s && newer_for(l, i, s) < HOT_KEEP)
+                if (s && newer_for(l, i, s) < keep)
                         return true;
         }
         return false;
 }
 
-static size_t rotate_record(HotList *l, size_t i, bool exists) {
+/* Of the copies of one backup: how many of each service may be newer for it to stay. */
+static size_t keep_for(Work *w, const HotRecord *record) {
+        uint64_t now = clock_realtime_usec(), max = w->config->hot_max_age_days * USEC_PER_DAY;
+        bool old = record->created_usec < now && now - record->created_usec > max;
+
+        /* The newest is what the next backup starts from, whatever the rules say. */
+        return old || w->config->hot_keep == 0 ? 1 : w->config->hot_keep;
+}
+
+/* `keep` 0: none of it stays. */
+static size_t rotate_record(HotList *l, size_t i, size_t keep) {
         _cleanup_json_ json_object *rest = json_object_new_array();
         size_t dropped = 0;
 
         for (size_t k = 0; rest && k < n_images(l->items[i].json); k++) {
                 json_object *image = image_at(l->items[i].json, k);
 
-                if ((!exists || !wanted(l, i, image)) && drop_image(image, l->items[i].id))
+                if (!wanted(l, i, image, keep) && drop_image(image, l->items[i].id))
                         dropped++;
                 else
                         (void) json_object_array_add(rest, json_object_get(image));
@@ -377,7 +393,7 @@ size_t hot_rotate(Work *w, const HotKeeper *keeper) {
         }
         for (size_t i = 0; i < l.n; i++) {
                 bool exists = keeper->exists(keeper->userdata, l.items[i].id);
-                size_t dropped = rotate_record(&l, i, exists);
+                size_t dropped = rotate_record(&l, i, exists ? keep_for(w, &l.items[i]) : 0);
 
                 if (exists && dropped > 0)
                         keeper->dropped(keeper->userdata, l.items[i].id);
@@ -398,5 +414,5 @@ void hot_drop(Work *w, const char *backup_id) {
         }
         for (size_t i = 0; i < l.n; i++)
                 if (strcmp(backup_id, l.items[i].id) == 0)
-                        (void) rotate_record(&l, i, false);
+                        (void) rotate_record(&l, i, 0);
 }

@@ -8,8 +8,6 @@
 #include "snapshot/snapshot.h"
 #include "worker/work.h"
 
-#define HOT_KEEP 3 /* per service */
-
 /*
  * Keeps hot copies from being dropped (shared, by who reads them) or read (exclusive, taken by the
  * functions here that drop) for the life of the returned fd. FAIL_BUSY instead of waiting.
@@ -45,10 +43,10 @@ typedef struct HotKeeper {
 } HotKeeper;
 
 /*
- * Drops images beyond the newest HOT_KEEP of every service they serve, images whose backup is gone,
- * and what crashed runs left in the areas of the configured paths. The caller holds the
- * repository's writer lock, so no other run is making images. Failures are logged; returns how many
- * were dropped.
+ * Drops images beyond [Hot] Keep= and MaxAgeDays= of every service they serve (but the newest of
+ * each, which the next backup starts from), images whose backup is gone, and what crashed runs left
+ * in the areas of the configured paths. The caller holds the repository's writer lock, so no other
+ * run is making images. Failures are logged; returns how many were dropped.
  */
 size_t hot_rotate(Work *w, const HotKeeper *keeper);
 

@@ -102,6 +102,15 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
         return 0;
 }
 
+int open_repo_of(Work *w, bool writer, const char *backup_id, Repo **ret, Failure *reterr) {
+        int r = open_repo(w, false, writer, ret, reterr);
+
+        if (r == -ENOENT && reterr->code == FAIL_NONE)
+                return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT,
+                                "no backup %s: there is no repository", backup_id);
+        return r;
+}
+
 void open_repo_tell_space(Work *w, Repo *repo) {
         _cleanup_json_ json_object *m = proto_new("space");
 

@@ -16,4 +16,7 @@
 int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr);
 
 /* Tells the agent how much is stored and how much room is left. */
+/* As open_repo() for a verb about one backup: without a repository there is FAIL_NO_SUCH_BACKUP. */
+int open_repo_of(Work *w, bool writer, const char *backup_id, Repo **ret, Failure *reterr);
+
 void open_repo_tell_space(Work *w, Repo *repo);

@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "worker/collect.h"
 #include "worker/databases.h"
+#include "worker/expire.h"
 #include "worker/facts.h"
 #include "worker/hot.h"
 #include "worker/intent.h"
@@ -37,6 +38,11 @@ typedef struct Backup {
         bool committed;
 } Backup;
 
+static void unlock_services(Backup *b) {
+        for (size_t i = 0; b->locks && i < b->source.n_services; i++)
+                b->locks[i] = fd_close(b->locks[i]);
+}
+
 static void backup_done(Backup *b) {
         repo_session_free(b->session);
         if (b->collect.source)
@@ -44,8 +50,7 @@ static void backup_done(Backup *b) {
         if (!b->committed)
                 point_drop(&b->point, b->source.n_volumes);
         point_done(&b->point, b->source.n_volumes);
-        for (size_t i = 0; b->locks && i < b->source.n_services; i++)
-                fd_close(b->locks[i]);
+        unlock_services(b);
         free(b->locks);
         source_done(&b->source);
         repo_close(b->repo);
@@ -343,6 +348,8 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
                 return r;
         work_progress(w, true);
         (void) rotate(w, b.repo);
+        unlock_services(&b); /* the live data is not looked at any more */
+        (void) expire_restores(w);
         open_repo_tell_space(w, b.repo);
         job_keys_tell(w);
         work_stream(w, "backup", "backup", facts_dictionary(w, b.repo, record));
@@ -364,5 +371,7 @@ int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failu
                 return r;
         work_accepted(w);
         r = json_put_u64(*ret_summary, "dropped", rotate(w, repo));
+        if (r >= 0)
+                r = json_put_u64(*ret_summary, "expired", expire_restores(w));
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "sweep") : 0;
 }

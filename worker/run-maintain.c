@@ -1,88 +1,21 @@
 /*
- * verify, delete, reconcile: what needs the repository and the worker's state, and no privilege
- * over live data.
+ * delete, pin, repository, reconcile: what needs the repository and the worker's state, and no
+ * privilege over live data.
  */
 
 #include <errno.h>
-#include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
+#include "base/step.h"
+#include "base/text.h"
 #include "worker/facts.h"
 #include "worker/hot.h"
 #include "worker/intent.h"
 #include "worker/job-keys.h"
 #include "worker/open-repo.h"
 #include "worker/run.h"
-
-static int open_existing(Work *w, bool writer, const char *backup_id, Repo **ret, Failure *reterr) {
-        int r = open_repo(w, false, writer, ret, reterr);
-
-        if (r == -ENOENT && reterr->code == FAIL_NONE)
-                return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT,
-                                "no backup %s: there is no repository", backup_id);
-        return r;
-}
-
-/* ---- verify ---- */
-
-typedef struct Verify {
-        Work *work;
-        json_object *damaged; /* names of damaged objects */
-} Verify;
-
-static void on_damage(void *userdata, const char *object, const Failure *why) {
-        Verify *v = userdata;
-
-        log_error("damaged: %s: %s", object, why->text);
-        if (json_object_array_length(v->damaged) < 100)
-                (void) json_object_array_add(v->damaged, json_object_new_string(object));
-}
-
-static void on_progress(void *userdata, uint64_t done, uint64_t total) {
-        Verify *v = userdata;
-
-        v->work->bytes_done = done;
-        v->work->bytes_total = total;
-        work_progress(v->work, false);
-}
-
-static json_object *verify_summary(const char *id, const RepoCheck *c, json_object *damaged) {
-        _cleanup_json_ json_object *o = json_object_new_object();
-
-        if (!o || json_put_string(o, "backup_id", id) < 0 ||
-            json_put_u64(o, "bytes", c->bytes) < 0 || json_put_u64(o, "objects", c->objects) < 0 ||
-            json_put_u64(o, "packs", c->packs) < 0 || json_put_u64(o, "damaged", c->damaged) < 0 ||
-            json_put(o, "damaged_objects", json_object_get(damaged)) < 0)
-                return NULL;
-        return TAKE_PTR(o);
-}
-
-int run_verify(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
-        _cleanup_(repo_closep) Repo *repo = NULL;
-        _cleanup_json_ json_object *damaged = json_object_new_array();
-        Verify v = { .work = w, .damaged = damaged };
-        RepoCheck check = { 0 };
-        const char *id, *depth;
-        int r;
-
-        if (!damaged)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "verify");
-        if ((r = work_uuid(w, "backup_id", &id, reterr)) < 0 ||
-            (r = work_string(w, "depth", &depth, reterr)) < 0)
-                return r;
-        if (strcmp(depth, "data") != 0)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL, "depth '%s' is not known",
-                                depth);
-        r = open_existing(w, false, id, &repo, reterr);
-        if (r < 0)
-                return r;
-        work_accepted(w);
-        work_phase(w, "verify");
-        r = repo_check(repo, id, on_damage, on_progress, &v, &check, reterr);
-        work_progress(w, true);
-        *ret_summary = verify_summary(id, &check, damaged);
-        return r;
-}
+#include "worker/verified.h"
 
 /* ---- delete ---- */
 
@@ -93,7 +26,7 @@ int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Fail
 
         r = work_uuid(w, "backup_id", &id, reterr);
         if (r >= 0)
-                r = open_existing(w, true, id, &repo, reterr);
+                r = open_repo_of(w, true, id, &repo, reterr);
         if (r < 0)
                 return r;
         work_accepted(w);
@@ -102,10 +35,88 @@ int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Fail
         if (r < 0)
                 return r;
         open_repo_tell_space(w, repo);
+        verified_forget(w, id);
         hot_drop(w, id); /* what this class may not remove goes with the next sweep */
         *ret_summary = json_object_new_object();
         r = json_put_string(*ret_summary, "backup_id", id);
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "delete") : 0;
+}
+
+/* ---- pin ---- */
+
+int run_pin(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_(repo_closep) Repo *repo = NULL;
+        _cleanup_json_ json_object *record = NULL;
+        const char *id;
+        bool pinned;
+        int r;
+
+        r = work_uuid(w, "backup_id", &id, reterr);
+        if (r >= 0)
+                r = work_bool(w, "pinned", true, &pinned, reterr);
+        if (r >= 0)
+                r = open_repo_of(w, true, id, &repo, reterr);
+        if (r >= 0)
+                r = repo_record_load(repo, id, &record, reterr);
+        if (r < 0)
+                return r;
+        work_accepted(w);
+        r = repo_pin(repo, id, pinned, reterr);
+        if (r < 0)
+                return r;
+        step("pinned");
+        work_stream(w, "backup", "backup", facts_dictionary(w, repo, record));
+        *ret_summary = json_object_new_object();
+        if (json_put_string(*ret_summary, "backup_id", id) < 0 ||
+            json_put_bool(*ret_summary, "pinned", pinned) < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "pin");
+        return 0;
+}
+
+/* ---- repository ---- */
+
+static bool has_private_key(void) {
+        _cleanup_free_ char *path = text_printf("%s/keys/private.pem", config_dir());
+
+        return path && access(path, F_OK) == 0;
+}
+
+static json_object *repository_facts(Work *w, Repo *repo, const RepoFacts *f) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+
+        if (!o || json_put_string(o, "id", f->uuid) < 0 ||
+            json_put_path(o, "path", w->config->repository_path) < 0 ||
+            json_put_u64(o, "format", 1) < 0 || json_put(o, "features", repo_features(repo)) < 0 ||
+            json_put_bool(o, "read_only", f->read_only) < 0 ||
+            json_put_u64(o, "packs", f->packs) < 0 ||
+            json_put_u64(o, "damaged_packs", f->suspects) < 0 ||
+            json_put_u64(o, "sessions", f->sessions) < 0 ||
+            json_put_u64(o, "backups", f->backups) < 0 || json_put_u64(o, "pins", f->pins) < 0 ||
+            json_put_u64(o, "stored_bytes", repo_stored_bytes(repo)) < 0 ||
+            json_put_u64(o, "free_bytes", repo_free_bytes(repo)) < 0 ||
+            json_put(o, "recipients", repo_recipients(repo)) < 0 ||
+            json_put_bool(o, "private_key", has_private_key()) < 0)
+                return NULL;
+        return TAKE_PTR(o);
+}
+
+int run_repository(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_(repo_closep) Repo *repo = NULL;
+        RepoFacts facts;
+        int r = open_repo(w, false, false, &repo, reterr);
+
+        if (r == -ENOENT && reterr->code == FAIL_NONE)
+                return fail_set(reterr, FAIL_SOURCE_MISSING, ENOENT,
+                                "there is no repository in %s yet; the first backup makes it",
+                                w->config->repository_path);
+        if (r >= 0)
+                r = repo_facts(repo, &facts, reterr);
+        if (r < 0)
+                return r;
+        work_accepted(w);
+        open_repo_tell_space(w, repo);
+        *ret_summary = repository_facts(w, repo, &facts);
+        return *ret_summary ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
 }
 
 /* ---- reconcile ---- */

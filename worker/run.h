@@ -18,6 +18,9 @@ int run_verify(Work *w, const char **ret_result, json_object **ret_summary, Fail
 int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_list(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_diff(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_pin(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_prune(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_repository(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

@@ -421,6 +421,23 @@ static int check_kept(const Intent *i, Failure *reterr) {
         return 0;
 }
 
+int swap_check_live(const Intent *i, Failure *reterr) {
+        for (size_t k = 0; k < i->n_paths; k++) {
+                _cleanup_(place_done) Place place = PLACE_INIT;
+                TreeId live;
+                int r = place_open(&i->paths[k], &place, reterr);
+
+                if (r >= 0)
+                        r = tree_identify(place.parent, place.name, &live, reterr);
+                if (r < 0)
+                        return r;
+                if (live.kind == TREE_ABSENT)
+                        return fail_set(reterr, FAIL_NOT_RESTORABLE, ENOENT, "%s is not there",
+                                        i->paths[k].path);
+        }
+        return 0;
+}
+
 int swap_confirm(Work *w, Intent *i, Failure *reterr) {
         int r;
 

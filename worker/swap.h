@@ -29,6 +29,9 @@ int swap_recover(Work *w, Intent *i, Failure *reterr);
  */
 int swap_abandon(Work *w, Intent *i, const Failure *why, Failure *reterr);
 
+/* FAIL_NOT_RESTORABLE if one of the live paths is not there: then what is kept is all there is. */
+int swap_check_live(const Intent *i, Failure *reterr);
+
 /*
  * Drops the trees that are not live. The intent becomes CONFIRMED; it stays CONFIRMING when one of
  * them cannot go (a subvolume in it that may be live), and can be confirmed again.

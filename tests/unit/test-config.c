@@ -80,6 +80,11 @@ static void test_defaults(void **state) {
         assert_int_equal(c->lock_timeout_msec, 200);
         assert_int_equal(c->max_hold_msec, 1000);
         assert_false(c->fail_on_timeout);
+        assert_int_equal(c->retention_days, 30);
+        assert_int_equal(c->minimum_backups, 1);
+        assert_int_equal(c->hot_keep, 3);
+        assert_int_equal(c->hot_max_age_days, 7);
+        assert_int_equal(c->keep_old_days, 7);
         assert_int_equal(c->n_services, 0);
         assert_int_equal(gone->pack_size_mib, 32);
 }
@@ -91,7 +96,9 @@ static void test_all_keys(void **state) {
         put(*state, "holdpoint.conf",
             "[Agent]\nMaxQueuedJobs=5\nMaxQueuedJobsPerUser=2\n[Repository]\nPath=/"
             "r\nCompressionLevel=0\n"
-            "PackSizeMiB=8\n[Hold]\nLockTimeoutMSec=10\nMaxHoldMSec=20\nOnTimeout=fail\n");
+            "PackSizeMiB=8\n[Hold]\nLockTimeoutMSec=10\nMaxHoldMSec=20\nOnTimeout=fail\n[Retention]"
+            "\n"
+            "Days=40\nMinimumBackups=2\n[Hot]\nKeep=0\nMaxAgeDays=5\n[Restore]\nKeepOldDays=3\n");
         put(*state, "holdpoint.conf.d/20-b.conf", "[Repository]\nPackSizeMiB=10\n");
         put(*state, "holdpoint.conf.d/10-a.conf",
             "[Repository]\nPackSizeMiB=9\nCompressionLevel=3\n");
@@ -116,6 +123,11 @@ static void test_all_keys(void **state) {
         assert_int_equal(c->lock_timeout_msec, 10);
         assert_int_equal(c->max_hold_msec, 20);
         assert_true(c->fail_on_timeout);
+        assert_int_equal(c->retention_days, 40);
+        assert_int_equal(c->minimum_backups, 2);
+        assert_int_equal(c->hot_keep, 0);
+        assert_int_equal(c->hot_max_age_days, 5);
+        assert_int_equal(c->keep_old_days, 3);
         assert_int_equal(c->n_services, 2);
         assert_string_equal(c->services[0].name, "a");
         assert_string_equal(c->services[1].name, "a-b");
@@ -154,10 +166,13 @@ static void test_all_keys(void **state) {
 static const struct {
         const char *text, *message;
 } bad_main[] = {
-        { "[Retention]\nDays=30\n",
-          ":1: unknown section [Retention]; allowed here: [Agent] [Repository] [Hold]" },
-        { "[Hot]\n", ":1: unknown section [Hot]" },
-        { "[Restore]\n", ":1: unknown section [Restore]" },
+        { "[Remote]\nUrl=x\n", ":1: unknown section [Remote]; allowed here: [Agent] [Repository] "
+                               "[Hold] [Retention] [Hot] "
+                               "[Restore]" },
+        { "[Retention]\nDays=0\n", ":2: Days=0:" },
+        { "[Retention]\nMinimumBackups=0\n", ":2: MinimumBackups=0:" },
+        { "[Hot]\nKeep=101\n", ":2: Keep=101:" },
+        { "[Restore]\nKeepOldDays=0\n", ":2: KeepOldDays=0:" },
         { "[Service]\nPath=/a\n", ":1: unknown section [Service]" },
         { "[Agent]\nDays=1\n",
           ":2: unknown key Days= in [Agent]; allowed: MaxQueuedJobs= MaxQueuedJobsPerUser=" },

@@ -87,7 +87,7 @@ static void on_damage(void *userdata, const char *object, const Failure *why) {
 static int check(RepoFix *x, const char *id, Damage *ret, RepoCheck *sum, Failure *why) {
         *ret = (Damage){ 0 };
         *why = FAILURE_INIT;
-        return repo_check(x->repo, id, on_damage, NULL, ret, sum, why);
+        return repo_check(x->repo, id, false, on_damage, NULL, ret, sum, why);
 }
 
 static void expect_sound(RepoFix *x, const char *id) {
