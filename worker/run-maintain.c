@@ -4,11 +4,9 @@
  */
 
 #include <errno.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/step.h"
-#include "base/text.h"
 #include "worker/facts.h"
 #include "worker/hot.h"
 #include "worker/intent.h"
@@ -75,13 +73,8 @@ int run_pin(Work *w, const char **ret_result, json_object **ret_summary, Failure
 
 /* ---- repository ---- */
 
-static bool has_private_key(void) {
-        _cleanup_free_ char *path = text_printf("%s/keys/private.pem", config_dir());
-
-        return path && access(path, F_OK) == 0;
-}
-
-static json_object *repository_facts(Work *w, Repo *repo, const RepoFacts *f) {
+static json_object *
+repository_facts(Work *w, Repo *repo, const RepoFacts *f, const KeyFacts *keys) {
         _cleanup_json_ json_object *o = json_object_new_object();
 
         if (!o || json_put_string(o, "id", f->uuid) < 0 ||
@@ -95,13 +88,18 @@ static json_object *repository_facts(Work *w, Repo *repo, const RepoFacts *f) {
             json_put_u64(o, "stored_bytes", repo_stored_bytes(repo)) < 0 ||
             json_put_u64(o, "free_bytes", repo_free_bytes(repo)) < 0 ||
             json_put(o, "recipients", repo_recipients(repo)) < 0 ||
-            json_put_bool(o, "private_key", has_private_key()) < 0)
+            json_put_bool(o, "private_key", keys->private_key) < 0 ||
+            json_put_bool(o, "recovery_exported", keys->recovery_exported) < 0 ||
+            json_put_bool(o, "recovery_proven", keys->recovery_proven) < 0)
                 return NULL;
         return TAKE_PTR(o);
 }
 
 int run_repository(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
         _cleanup_(repo_closep) Repo *repo = NULL;
+        _cleanup_free_ char *dir = NULL;
+        KeyPlaces places;
+        KeyFacts keys;
         RepoFacts facts;
         int r = open_repo(w, false, false, &repo, reterr);
 
@@ -111,11 +109,15 @@ int run_repository(Work *w, const char **ret_result, json_object **ret_summary, 
                                 w->config->repository_path);
         if (r >= 0)
                 r = repo_facts(repo, &facts, reterr);
+        if (r >= 0)
+                r = job_keys_places(&dir, &places, reterr);
+        if (r >= 0)
+                r = keys_facts(&places, &keys, reterr);
         if (r < 0)
                 return r;
         work_accepted(w);
         open_repo_tell_space(w, repo);
-        *ret_summary = repository_facts(w, repo, &facts);
+        *ret_summary = repository_facts(w, repo, &facts, &keys);
         return *ret_summary ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "repository");
 }
 
