@@ -32,6 +32,7 @@
 #define PIN_USEC           (500 * USEC_PER_MSEC)
 #define RELEASE_GRACE_USEC (200 * USEC_PER_MSEC)
 #define COPY_SILENCE_USEC  (60 * USEC_PER_SEC)
+#define ANSWERS_MAX        8 /* about one database in one phase; one or two are honest */
 
 struct Hold {
         HoldParams params;
@@ -120,7 +121,8 @@ typedef bool (*AnswerFunc)(Hold *h, HoldHelper *helper, HoldDatabase *db, json_o
  * not belong here. 0, -ECANCELED, or -EPIPE/-ETIMEDOUT/-EBADMSG: the helper is to be given up.
  */
 static int read_answers(Hold *h, HoldHelper *helper, const HoldWait *wait, AnswerFunc func) {
-        for (;;) {
+        /* A wait ends in time only where nothing comes: one that never stops talking is cut off. */
+        for (size_t left = ANSWERS_MAX * (helper->n + 1); left > 0; left--) {
                 _cleanup_json_ json_object *m = NULL;
                 HoldDatabase *db;
                 int r = hold_helper_recv(helper, wait, &m);
@@ -138,6 +140,7 @@ static int read_answers(Hold *h, HoldHelper *helper, const HoldWait *wait, Answe
                                                                 : !func || !func(h, helper, db, m))
                         return -EBADMSG;
         }
+        return -EBADMSG;
 }
 
 /* ---- prepare ---- */
@@ -405,9 +408,14 @@ int hold_release(Hold *h, uint64_t *ret_pause_usec, Failure *reterr) {
 static int copy_answer(Hold *h, HoldHelper *helper, HoldDatabase *db, Failure *reterr) {
         HoldWait wait = wait_until(h, clock_monotonic_usec() + COPY_SILENCE_USEC);
         _cleanup_json_ json_object *m = NULL;
-        int r = hold_helper_recv(helper, &wait, &m);
         const char *type;
+        int r;
 
+        /* Looked at for each answer: one that reports progress without end leaves no pause for it.
+         */
+        r = wait.interrupted && wait.interrupted(wait.userdata)
+                    ? -ECANCELED
+                    : hold_helper_recv(helper, &wait, &m);
         if (r == -ECANCELED) {
                 hold_helper_kill(helper); /* it does not listen while it copies */
                 return fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled");
@@ -462,10 +470,12 @@ int hold_copy(Hold *h, size_t database, int fd, Failure *reterr) {
         } while (r > 0);
         if (r < 0)
                 return r;
-        if (!copied)
-                return fail_set(reterr, db->failure.code, db->failure.errnum, "%s",
-                                db->failure.text);
-        return 0;
+        if (copied)
+                return 0;
+        if (db->failure.code == FAIL_NONE)
+                return fail_set(reterr, FAIL_INTERNAL, EBADMSG,
+                                "%s: its helper is done but has copied nothing", db->path);
+        return fail_set(reterr, db->failure.code, db->failure.errnum, "%s", db->failure.text);
 }
 
 void hold_free(Hold *h) {

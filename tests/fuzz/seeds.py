@@ -115,6 +115,29 @@ def agent():
     write("agent", "recover", "\7" + "\n".join(['{"type":"restore","restore":%s}' % restore, done.replace("done", "partial")]))
 
 
+def helper():
+    def both(line):
+        return [line.replace("%", "0"), line.replace("%", "1")]
+
+    fail = '{"type":"failed","index":%,"failure":{"name":"IntegrityFailure","errno":74,"text":"bad page"}}'
+    let_go, done = '{"type":"released","index":%,"usec":9,"self":false}', '{"type":"done"}'
+    held = (both('{"type":"prepared","index":%,"wal":true}') + [done] + both('{"type":"locked","index":%,"usec":5}') + [done]
+            + both('{"type":"pinned","index":%}') + [done] + both(let_go) + [done])
+    copies = ['{"type":"progress","index":0}', '{"type":"copied","index":0}', done, '{"type":"copied","index":1}', done]
+    write("helper", "held", b"\x14" + "\n".join(held + copies).encode())
+    write("helper", "held-dead", b"\0" + "\n".join(held + copies).encode())
+    write("helper", "nothing-copied", b"\x14" + "\n".join(held + [done, done]).encode())
+    write("helper", "lets-go", b"\4" + "\n".join(held[:6] + both(let_go.replace("false", "true"))).encode())
+    write("helper", "fails", b"\4" + "\n".join(both(fail) + [done] * 6).encode())
+    write("helper", "floods", b"\x0c" + "\n".join(held[:3] + [let_go.replace("%", "0")]).encode())
+    write("helper", "floods-failures", b"\x0c" + fail.replace("%", "0").encode())
+    write("helper", "floods-copy", b"\x1c" + "\n".join(held + copies[:1]).encode())
+    write("helper", "recovered", b"\2" + "\n".join(['{"type":"recovered","index":0}', done]).encode())
+    write("helper", "not-recovered", b"\2" + "\n".join([fail.replace("%", "0"), done]).encode())
+    write("helper", "sound", b"\3" + "\n".join(['{"type":"sound","index":0}', done]).encode())
+    write("helper", "damaged", b"\3" + "\n".join([fail.replace("%", "0").replace("failed", "damaged"), done]).encode())
+
+
 # ---- entries ----
 
 def varint(v):
@@ -384,7 +407,7 @@ def paths():
 
 
 def main():
-    for make in (ini, proto, agent, entries, base_state, objects, keys, packs, manifests, vfs, index, paths):
+    for make in (ini, proto, agent, helper, entries, base_state, objects, keys, packs, manifests, vfs, index, paths):
         make()
 
 
