@@ -108,6 +108,15 @@ on_content(void *userdata, uint64_t offset, const void *data, size_t n, Failure 
         return 0;
 }
 
+static int on_data(void *userdata, uint64_t offset, uint64_t n, Failure *reterr) {
+        Got *got = userdata;
+
+        fuzz_assert(n > 0 && offset >= got->end);
+        fuzz_assert(n <= got->entry->size && offset <= got->entry->size - n);
+        got->end = offset + n;
+        return 0;
+}
+
 /* Reads on to the end or the first damage. */
 static void read_all(RepoManifest *m, bool with_content) {
         char last_service[256] = "", *last_dir = NULL, last_name[ENTRY_NAME_MAX + 1] = "";
@@ -122,8 +131,11 @@ static void read_all(RepoManifest *m, bool with_content) {
 
                 fuzz_assert(text_is_clean_path(e->dir) && *e->service && !strchr(e->name, '/'));
                 fuzz_assert(!last_dir || manifest_compare(&last, e) < 0);
-                if (with_content && e->type == ENTRY_FILE)
+                if (with_content && e->type == ENTRY_FILE) {
+                        (void) repo_content_map(m, e, on_data, &got, NULL);
+                        got.end = 0;
                         (void) repo_content_read(m, e, on_content, &got, NULL);
+                }
                 free(last_dir);
                 last_dir = strdup(e->dir);
                 fuzz_assert(last_dir && strlen(e->service) < sizeof(last_service));
@@ -140,15 +152,48 @@ static int on_id(void *userdata, uint8_t class, const uint8_t id[ID_SIZE], Failu
         return 0;
 }
 
+static int on_difference(void *userdata, const RepoDifference *d, Failure *reterr) {
+        unsigned *n = userdata;
+
+        fuzz_assert(d->before || d->after);
+        *n += 1;
+        return 0;
+}
+
+/* The first root part alone against all of them, and all against themselves. */
+static void compare(Stored *s) {
+        _cleanup_(repo_manifest_freep) RepoManifest *all = NULL, *same = NULL, *first = NULL;
+        _cleanup_json_ json_object *record = json_object_new_object();
+        json_object *manifest = json_object_new_object(), *roots = json_object_new_array();
+        unsigned n = 0;
+
+        if (json_object_array_length(s->roots) > 0)
+                fuzz_assert(json_object_array_add(roots, json_object_get(json_object_array_get_idx(
+                                                                 s->roots, 0))) == 0);
+        fuzz_assert(json_put(manifest, "roots", roots) == 0);
+        fuzz_assert(json_put(record, "manifest", manifest) == 0);
+        fuzz_assert(repo_manifest_open(fuzz_repo(), s->record, &all, NULL) == 0);
+        fuzz_assert(repo_manifest_open(fuzz_repo(), s->record, &same, NULL) == 0);
+        fuzz_assert(repo_manifest_open(fuzz_repo(), record, &first, NULL) == 0);
+        if (repo_manifest_diff(all, same, NULL, on_difference, NULL, &n, NULL) >= 0)
+                fuzz_assert(n == 0);
+        (void) repo_manifest_diff(first, all, NULL, on_difference, NULL, &n, NULL);
+        (void) repo_manifest_diff(all, first, "main", on_difference, NULL, &n, NULL);
+}
+
 static void use(Stored *s) {
         static const char *const dirs[] = { NULL, "/", "/srv/app", "/srv/app/b", "/zz" };
         _cleanup_(repo_manifest_freep) RepoManifest *m = NULL;
+        const Entry *e;
 
         fuzz_assert(repo_manifest_open(fuzz_repo(), s->record, &m, NULL) == 0);
         read_all(m, true);
         for (size_t i = 0; i < ELEMENTSOF(dirs); i++)
                 if (repo_manifest_seek(m, "main", dirs[i], NULL) >= 0)
                         read_all(m, false);
+        if (repo_manifest_find(m, "main", "/srv/app", "b", &e, NULL) > 0)
+                fuzz_assert(strcmp(e->name, "b") == 0 && strcmp(e->dir, "/srv/app") == 0);
+        compare(s);
         (void) manifest_walk_ids(fuzz_repo(), s->record, on_id, NULL, NULL);
 }
 

@@ -1,7 +1,8 @@
 /*
  * Small objects: the envelope, and what becomes of the payload of each kind. First byte: the kind;
  * second: bit 0 the rest is the file as it is, bit 1 a piece that damages the header comes first,
- * bit 2 an object of this name is looked for among all. "%BOX%" in a payload stands for a box that
+ * bit 2 an object of this name is looked for among all, bit 3 a place comes first, of which one bit
+ * is turned in the finished file: that must be noticed. "%BOX%" in a payload stands for a box that
  * our private key opens.
  */
 
@@ -90,6 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         _cleanup_json_ json_object *sealed = NULL, *peeked = NULL;
         Failure why = FAILURE_INIT;
         Repo *repo = fuzz_repo();
+        uint32_t turn = 0;
         int r;
 
         fuzz_assert(text_uuid_parse(BACKUP_ID, uuid) == 0);
@@ -98,11 +100,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         else {
                 if (how & 2)
                         damage = fuzz_piece(&in);
+                if (how & 8)
+                        turn = fuzz_u32(&in);
                 put_with_boxes(kind, uuid, in, &payload);
                 fuzz_seal_object(kind, uuid, (FuzzInput){ payload.data, payload.size }, damage);
+                if (how & 8)
+                        fuzz_turn_object(kind, uuid, turn);
         }
         (void) object_peek(repo, kind, uuid, &peeked, NULL);
         r = object_read(repo, kind, uuid, &sealed, &why);
+        fuzz_assert(r < 0 || (how & 1) || !(how & 8)); /* a turned bit */
         if (r < 0)
                 fuzz_assert(why.code != FAIL_NONE && *why.text && !sealed);
         else if (kind == OBJECT_RECORD)

@@ -5,7 +5,8 @@
  * First byte: bit 0 the rest is the file as it is; bit 1 a content pack; bit 2 the rest is the
  * directory (a piece) and the bytes of the records, else records to be sealed, see put_record();
  * bits 3, 4, 5: a piece damages header, footer, CRC table; bit 6: a plain length and a piece that
- * is the directory as it is stored, flag first.
+ * is the directory as it is stored, flag first; bit 7: a place, of which one bit is turned in the
+ * finished file: that must be noticed.
  */
 
 #include <string.h>
@@ -24,6 +25,7 @@ enum {
         HOW_FOOTER = 16,
         HOW_TABLE = 32,
         HOW_STORED = 64,
+        HOW_TURN = 128,
 };
 
 static const uint8_t pack_uuid[UUID_SIZE] = { 0xab, 1 };
@@ -265,12 +267,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 .table = BUF_INIT((size_t) 8 << 20),
         };
         Repo *repo = fuzz_repo();
+        uint32_t turn = 0;
         int before, packs = fuzz_mkdir(store_dir_fd(repo->store, "packs"), "ab");
         char name[STORE_NAME_MAX];
 
         store_pack_name(pack_uuid, name);
+        if (how & HOW_TURN)
+                turn = fuzz_u32(&in);
         if (!(how & HOW_RAW)) {
                 make(&m, how, in);
+                if (how & HOW_TURN)
+                        m.file.data[turn / 8 % m.file.size] ^= (uint8_t) (1 << turn % 8);
                 in = (FuzzInput){ m.file.data, m.file.size };
         }
         before = fuzz_next_fd();
@@ -280,6 +287,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         else {
                 if (pack_info_verify(repo, &info, NULL, NULL, &why) < 0)
                         fuzz_assert(why.code != FAIL_NONE && *why.text);
+                else
+                        fuzz_assert(!(how & HOW_TURN) || (how & HOW_RAW));
                 use_info(&info);
                 pack_info_done(&info);
         }

@@ -13,7 +13,7 @@
 #include "base/proto.h"
 #include "base/text.h"
 #include "tests/fuzz/fuzz.h"
-#include "worker/work.h"
+#include "worker/request-fds.h"
 
 #define FDS_SENT_MAX 80 /* more than a message may have */
 
@@ -74,6 +74,23 @@ static void check_request(json_object *message) {
         }
 }
 
+/* The descriptors that a request says it brings are there, each once, or none is used. */
+static void check_fds(json_object *message, ProtoFds *fds) {
+        static const RequestFd all[] = { REQUEST_FD_DIRECTORY, REQUEST_FD_STREAM, REQUEST_FD_KEY };
+        Work w = WORK_INIT;
+        Failure why = FAILURE_INIT;
+        int fd;
+
+        w.request = message;
+        w.fds = *fds;
+        for (size_t i = 0; i < ELEMENTSOF(all); i++)
+                if (request_fd(&w, all[i], &fd, &why) >= 0)
+                        fuzz_assert(fd == -1 || fcntl(fd, F_GETFD) == FD_CLOEXEC);
+        if (request_take_fd(&w, REQUEST_FD_STREAM, &fd, &why) >= 0)
+                fuzz_assert(close(fd) == 0);
+        *fds = w.fds;
+}
+
 static void receive_packet(int socket, bool with_fds) {
         _cleanup_proto_fds_ ProtoFds fds = PROTO_FDS_INIT;
         _cleanup_json_ json_object *message = NULL;
@@ -91,6 +108,7 @@ static void receive_packet(int socket, bool with_fds) {
         (void) json_get_object(message, "error", &error);
         check_failure(error ? error : message);
         check_request(message);
+        check_fds(message, &fds);
 }
 
 /* What a worker under way makes of it: only `cancel` and a hang-up exist, and both stop it. */

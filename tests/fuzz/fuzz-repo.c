@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/fs.h"
 #include "base/text.h"
 
 static char *repo_path, *repo_keys;
@@ -65,6 +66,16 @@ void fuzz_write_object(ObjectKind kind, const uint8_t uuid[UUID_SIZE], FuzzInput
         int dir = object_place(kind, uuid, name);
 
         fuzz_write(dir, name, file);
+}
+
+void fuzz_turn_object(ObjectKind kind, const uint8_t uuid[UUID_SIZE], uint32_t place) {
+        _cleanup_(buf_done) Buf file = BUF_INIT(OBJECT_PAYLOAD_MAX + 4096);
+        char name[STORE_NAME_MAX];
+        int dir = object_place(kind, uuid, name);
+
+        fuzz_assert(fs_read_file(dir, name, OBJECT_PAYLOAD_MAX + 4096, &file) == 0);
+        file.data[place / 8 % file.size] ^= (uint8_t) (1 << place % 8);
+        fuzz_write(dir, name, (FuzzInput){ file.data, file.size });
 }
 
 void fuzz_remove_object(ObjectKind kind, const uint8_t uuid[UUID_SIZE]) {

@@ -24,6 +24,8 @@ void fuzz_seal_object(ObjectKind kind,
 
 /* As it is, whatever it is. */
 void fuzz_write_object(ObjectKind kind, const uint8_t uuid[UUID_SIZE], FuzzInput file);
+/* Turns one bit of the file. */
+void fuzz_turn_object(ObjectKind kind, const uint8_t uuid[UUID_SIZE], uint32_t place);
 void fuzz_remove_object(ObjectKind kind, const uint8_t uuid[UUID_SIZE]);
 
 /* Lays `damage` over `to` by XOR, as far as both reach. */

@@ -5,8 +5,9 @@
  *
  * The input: flags, then pieces: database, journal, log, name of a super-journal, its content. Flag
  * bit 0: the name is put behind the journal as SQLite does it; bit 1: checksums of the log are made
- * right; bit 2: a directory of the image is handed over; bit 3: checked without recovery.
- * "%TOP%" in the name stands for the directory above all.
+ * right; bit 2: the directory of the image is handed over, as that of the live one; bit 3: checked
+ * without recovery. "%TOP%" in the name stands for the directory above all: "%TOP%/outside" is the
+ * live one.
  */
 
 #include <fcntl.h>
@@ -159,12 +160,14 @@ static Helper *helper(void) {
 }
 
 static void run(int image, uint8_t how) {
-        char zname[64], path[] = "/srv/app/app.db", name[] = "app.db", live[] = "/srv/app";
+        _cleanup_free_ char *live = text_printf("%s/outside", fuzz_dir());
+        char zname[64], path[] = "/srv/app/app.db", name[] = "app.db";
         HelperDb db = { .path = path, .name = name, .zname = zname, .dirfd = image, .fd = -1 };
         HelperImage directory = { .live = live, .fd = image };
         _cleanup_json_ json_object *message = json_object_new_object();
         Helper *h = helper();
 
+        fuzz_assert(live);
         (void) snprintf(zname, sizeof(zname), "/proc/self/fd/%d/app.db", image);
         fuzz_assert(json_put_u64(message, "timeout_usec", TIMEOUT_USEC) == 0);
         h->dbs = &db;
@@ -192,6 +195,8 @@ static void check_image(int image) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+        static const char *const live[] = { "bait", "app.db", "app.db-journal", "other.db",
+                                            "super" };
         FuzzInput in = { data, size };
         uint8_t how = fuzz_u8(&in);
         FuzzInput database = fuzz_piece(&in), journal = fuzz_piece(&in), log = fuzz_piece(&in);
@@ -203,8 +208,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         (void) helper();
         next = fuzz_next_fd();
         outside = fuzz_mkdir(top, "outside");
-        fuzz_write(outside, "bait", (FuzzInput){ (const uint8_t *) "bait", 4 });
-        fuzz_write(outside, "app.db-bait", (FuzzInput){ (const uint8_t *) "bait", 4 });
+        for (size_t i = 0; i < ELEMENTSOF(live); i++)
+                fuzz_write(outside, live[i], (FuzzInput){ (const uint8_t *) "bait", 4 });
         fuzz_assert(fchdir(outside) == 0); /* relative names would show here */
         image = fuzz_mkdir(top, "image");
         fuzz_write(image, "app.db", database);

@@ -86,6 +86,9 @@ def proto():
     write("proto", "cancel", packet(1, '{"type":"cancel"}'))
     write("proto", "failure", packet(0, failure) + packet(0, '{"error":{"name":"x","errno":-1,"text":"\\u0000"}}'))
     write("proto", "descriptors", packet(2, "{}", 64) + packet(2, "{}", 65) + packet(0, "", 3) + packet(2, "[]", 2))
+    fds = '{"type":"request","into":true,"stream":true,"key":true}'
+    write("proto", "request-fds", packet(2, fds, 3) + packet(2, fds, 2) + packet(2, fds.replace('"key":true', '"key":false'), 2)
+          + packet(2, fds.replace("true", "1"), 3))
     write("proto", "odd", packet(0, '{"a":' * 40) + packet(0, "{} {}") + packet(0, '{"type":1}') + packet(0, "") + packet(0, '{"type":"\xc3"}'.encode("latin1")))
 
 
@@ -193,6 +196,13 @@ def entries():
     write("entry", "all", KINDS[0] + FILE + b"".join(KINDS[1:]))
     for i, one in enumerate(KINDS + [FILE]):
         write("entry", "kind-%d" % i, one)
+    good = entry("f", b"n", flags=1)
+    for i, (at, bad) in enumerate([(0, b"z"), (1, b"\x40"), (2, b"/"), (2, b"\0"), (4, b"\xff\xff\x07"), (len(good) - 5, b"\xff\xff\xff\xff"), (len(good) - 1, b"\0")]):
+        write("entry", "bad-%d" % i, good[:at] + bad + good[at + len(bad):])
+    for name in (b".", b"..", b"", b"x" * 256):
+        write("entry", "bad-name-%d" % len(name), entry("d", name))
+    write("entry", "bad-order", entry("d", b"a", xattrs=[(b"user.b", b""), (b"user.a", b"")]))
+    write("entry", "bad-content", entry("f", b"a", content=(5, 4, b"\0")) + entry("f", b"a", content=(5, 2, b"\0" + varint(3 << 2))))
 
 
 def base_state():
@@ -234,6 +244,9 @@ def objects():
     write("object", "record-length", b"\2\2" + piece(bytes(44) + b"\1") + RECORD.encode())
     write("object", "pin", b'\3\0{"created_at":"2024-01-01T00:00:00Z"}')
     write("object", "raw", b"\2\5HOLDPNT1" + bytes(72))
+    for place in (0, 8 * 8, 8 * 13, 8 * 30, 8 * 45, 8 * 60, 8 * 200, 8 * 700):
+        write("object", "turned-%d" % place, b"\2\x08" + struct.pack("<I", place) + RECORD.encode())
+        write("object", "turned-pin-%d" % place, b"\3\x08" + struct.pack("<I", place) + b'{"created_at":"2024-01-01T00:00:00Z"}')
     write("object", "short", b"\2\1HOLD")
 
 
@@ -268,6 +281,14 @@ def packs():
     write("pack", "meta", b"\0" + meta)
     write("pack", "content", b"\2" + content)
     write("pack", "zstd", b"\2" + record(1, 1, 1, frame, plain=4) + record(1, 1, 1, zstd, plain=99))
+    for place in (0, 8 * 9, 8 * 30, 8 * 50, 8 * 66, 8 * 90, 8 * 150, 8 * 300, 8 * 400, 8 * 500, 8 * 520):
+        write("pack", "turned-%d" % place, b"\x80" + struct.pack("<I", place) + meta)
+        write("pack", "turned-content-%d" % place, b"\x82" + struct.pack("<I", place + 1) + content)
+    for i, members in enumerate([(1, 2, 4), (1, 2), (0, 6), (65535, 6), ()]):
+        write("pack", "members-%d" % i, b"\2" + record(7, 3, 0, b"abcdef", members=members))
+    for i, (kind, flags) in enumerate([(7, 1), (1, 3), (8, 1), (0, 1), (4, 1), (1, 5)]):
+        write("pack", "class-%d" % i, b"\2" + record(kind, flags, 0, b"abcdef", members=(6,)))
+    write("pack", "plain", b"\0" + record(5, 1, 0, b"block", plain=99) + record(5, 1, 2, b"flag"))
     write("pack", "empty", b"\0")
     write("pack", "header", b"\x08" + piece(bytes(10) + b"\1") + meta)
     write("pack", "footer", b"\x10" + piece(bytes(12) + b"\1") + meta)
@@ -347,9 +368,10 @@ def vfs():
     write_one("check-alone", 8, logged)
     write_one("hot", 4, [hot[0], journal, b""])
     write_one("hot-and-log", 6, [logged[0], journal, logged[2]])
-    for name, super_name in (("live", b"/srv/app/super"), ("gone", b"/srv/app/no-super"), ("outside", b"%TOP%/outside/bait"),
-                             ("relative", b"bait"), ("dots", b"/srv/app/../../%TOP%/outside/bait"), ("self", b"/srv/app/app.db"),
-                             ("other", b"/srv/app/other.db"), ("top", b"/srv/app"), ("empty", b""), ("proc", b"/proc/self/cwd/bait")):
+    live = b"%TOP%/outside/"
+    for name, super_name in (("live", live + b"super"), ("gone", live + b"no-super"), ("outside", b"%TOP%/elsewhere/bait"),
+                             ("relative", b"bait"), ("dots", live + b"../outside/bait"), ("self", live + b"app.db"),
+                             ("other", live + b"other.db"), ("top", live[:-1]), ("empty", b""), ("proc", b"/proc/self/cwd/bait")):
         write_one("super-" + name, 5, [hot[0], journal, b""], super_name, b"/srv/app/app.db-journal\0%TOP%/outside/bait\0")
 
 
