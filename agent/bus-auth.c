@@ -331,29 +331,35 @@ static int on_uid(sd_bus_message *reply, void *userdata, sd_bus_error *reterr_er
         return 0;
 }
 
-static int check_limits(Manager *m, sd_bus_message *call, const char **ret_why) {
+/* Replies if the call may not even be looked at. */
+static bool is_refused(Manager *m, sd_bus_message *call) {
         const PendingCall *other;
         unsigned pending = 0;
+        const char *why = NULL;
         size_t size;
 
         DL_COUNT(m->pending_calls, other, pending);
-        *ret_why = NULL;
+        if (bus_body_size(call, &size) < 0) {
+                (void) bus_error_reply_standard(call, SD_BUS_ERROR_INVALID_ARGS,
+                                                "the arguments cannot be read: do all descriptors "
+                                                "come along?");
+                return true;
+        }
         if (pending >= PENDING_CALLS_MAX)
-                *ret_why = "too many calls at once: try later";
-        else if (bus_body_size(call, &size) < 0 || size > CALL_BYTES_MAX)
-                *ret_why = "a call may have at most 64 KiB";
-        return *ret_why ? -E2BIG : 0;
+                why = "too many calls at once: try later";
+        else if (size > CALL_BYTES_MAX)
+                why = "a call may have at most 64 KiB";
+        if (why)
+                (void) bus_error_reply_standard(call, SD_BUS_ERROR_LIMITS_EXCEEDED, why);
+        return why != NULL;
 }
 
 int bus_auth_call(Manager *m, sd_bus_message *call, const BusMethod *method) {
         Subject subject = { .action = NULL };
-        const char *why;
         PendingCall *p;
 
-        if (check_limits(m, call, &why) < 0) {
-                (void) bus_error_reply_standard(call, SD_BUS_ERROR_LIMITS_EXCEEDED, why);
+        if (is_refused(m, call))
                 return 1;
-        }
         p = method && describe_call(m, call, &subject) >= 0 ? calloc(1, sizeof(*p)) : NULL;
         if (!p) {
                 (void) bus_error_reply_standard(call, SD_BUS_ERROR_ACCESS_DENIED, "refused");

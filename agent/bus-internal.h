@@ -9,6 +9,11 @@
 
 #include "agent/bus.h"
 #include "agent/job.h"
+#include "base/clock.h"
+
+/* Between two tellings of an object's properties: with its end, which does not wait, four a second.
+ */
+#define BUS_CHANGED_USEC (340 * USEC_PER_MSEC)
 
 /*
  * Handles an authorised call: reads the arguments and replies, once. Returns 0, or a negative errno

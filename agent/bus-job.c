@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "base/names.h"
 
-#define CHANGED_USEC (340 * USEC_PER_MSEC) /* and the end, which does not wait: four a second */
 #define HISTORY_USEC (UINT64_C(7) * 86400 * USEC_PER_SEC)
 #define HISTORY_MAX  500
 
@@ -72,8 +71,8 @@ static uint64_t number_of(const Job *j, const char *property) {
                 { "BytesTotal", j->bytes_total },
                 { "FilesDone", j->files_done },
                 { "FilesTotal", j->files_total },
-                { "Rate", j->rate },
-                { "ExpectedEndUSec", j->expected_end_usec },
+                { "Rate", job_rate(j) },
+                { "ExpectedEndUSec", job_expected_end_usec(j) },
                 { "PauseUSec", j->pause_usec },
         };
 
@@ -237,9 +236,9 @@ void bus_job_changed(Job *j) {
 
         if (j->changed)
                 return;
-        if (now - j->changed_usec >= CHANGED_USEC ||
+        if (now - j->changed_usec >= BUS_CHANGED_USEC ||
             sd_event_add_time(j->manager->event, &j->changed, CLOCK_MONOTONIC,
-                              j->changed_usec + CHANGED_USEC, USEC_PER_MSEC, on_changed, j) < 0)
+                              j->changed_usec + BUS_CHANGED_USEC, USEC_PER_MSEC, on_changed, j) < 0)
                 tell_changed(j);
 }
 
@@ -299,20 +298,71 @@ void bus_job_gone(Job *j) {
                 log_debug("Job %u: that its object goes could not be told", j->id);
 }
 
-/* Live jobs are truer than their rows; both are newest first. */
-int bus_job_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
-        _cleanup_json_ json_object *list = NULL;
-        int r = bus_read_options(call, NULL, 0, reterr);
+typedef struct ListArguments {
+        uint32_t page, limit;
+        const char *state, *type, *backup_id;
+} ListArguments;
 
-        if (r >= 0)
-                r = catalog_list_tasks(m->catalog, clock_realtime_usec() - HISTORY_USEC,
-                                       HISTORY_MAX, &list, reterr);
+static int read_list(sd_bus_message *call, ListArguments *a, Failure *reterr) {
+        const BusOption options[] = {
+                { "page", "u", &a->page, NULL },           { "limit", "u", &a->limit, NULL },
+                { "state", "s", &a->state, NULL },         { "type", "s", &a->type, NULL },
+                { "backup_id", "s", &a->backup_id, NULL },
+        };
+        JobState state;
+        int r = bus_read_options(call, options, ELEMENTSOF(options), reterr);
+
         if (r < 0)
                 return r;
+        if (a->page < 1 || a->limit < 1 || a->limit > HISTORY_MAX)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'page' begins with 1 and 'limit' is 1 to %d", HISTORY_MAX);
+        if (strcmp(a->state, "all") != 0 && job_state_from_text(a->state, &state) < 0)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'state' is all, queued, running, canceling or finished, "
+                                "not '%.100s'",
+                                a->state);
+        if (strcmp(a->type, "all") != 0 && !job_type_is_known(a->type))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'type' is all or a type of job, not '%.100s'", a->type);
+        if (*a->backup_id && !text_is_uuid(a->backup_id))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "option 'backup_id' is not the id of a backup: '%.100s'",
+                                a->backup_id);
+        return 0;
+}
+
+/* What is not finished the agent alone knows. */
+static int list_live(Manager *m, const ListArguments *a, json_object *list) {
+        uint64_t skip = (uint64_t) (a->page - 1) * a->limit;
+
+        for (size_t i = m->n_jobs; i > 0 && json_object_array_length(list) < a->limit; i--) {
+                const Job *j = m->jobs[i - 1];
+                json_object *o;
+
+                if (strcmp(job_state_text(j->state), a->state) != 0 ||
+                    (strcmp(a->type, "all") != 0 && strcmp(job_type_text(j->type), a->type) != 0) ||
+                    (*a->backup_id && strcmp(j->backup_id, a->backup_id) != 0))
+                        continue;
+                if (skip > 0) {
+                        skip--;
+                        continue;
+                }
+                o = job_to_json(j);
+                if (!o || json_object_array_add(list, o) < 0) {
+                        json_object_put(o);
+                        return -ENOMEM;
+                }
+        }
+        return 0;
+}
+
+/* Live jobs are truer than their rows; both are newest first. */
+static int refresh(Manager *m, json_object *list) {
         for (size_t i = 0; i < json_object_array_length(list); i++) {
                 uint64_t id = 0;
                 json_object *live;
-                Job *j;
+                const Job *j;
 
                 (void) json_get_u64(json_object_array_get_idx(list, i), "id", &id);
                 j = job_find(m, (uint32_t) id);
@@ -321,9 +371,44 @@ int bus_job_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr
                 live = job_to_json(j);
                 if (!live || json_object_array_put_idx(list, i, live) < 0) {
                         json_object_put(live);
-                        return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+                        return -ENOMEM;
                 }
         }
+        return 0;
+}
+
+static int list_rows(Manager *m, const ListArguments *a, json_object **ret, Failure *reterr) {
+        const CatalogTaskFilter f = {
+                .type = strcmp(a->type, "all") == 0 ? NULL : a->type,
+                .backup_id = *a->backup_id ? a->backup_id : NULL,
+                .finished = strcmp(a->state, "finished") == 0,
+                .since_usec = clock_ago_usec(HISTORY_USEC),
+                .offset = (uint64_t) (a->page - 1) * a->limit,
+                .limit = a->limit,
+        };
+
+        return catalog_list_tasks(m->catalog, &f, ret, reterr);
+}
+
+int bus_job_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
+        ListArguments a = {
+                .page = 1, .limit = HISTORY_MAX, .state = "all", .type = "all", .backup_id = ""
+        };
+        _cleanup_json_ json_object *list = NULL;
+        bool live;
+        int r = read_list(call, &a, reterr);
+
+        if (r < 0)
+                return r;
+        live = strcmp(a.state, "all") != 0 && strcmp(a.state, "finished") != 0;
+        if (live)
+                list = json_object_new_array();
+        else
+                r = list_rows(m, &a, &list, reterr);
+        if (r < 0)
+                return r;
+        if (!list || (live ? list_live(m, &a, list) : refresh(m, list)) < 0)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         return bus_reply_list(call, list, bus_append_job, reterr);
 }
 

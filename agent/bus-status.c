@@ -52,8 +52,8 @@ static double success_rate(Manager *m, const char *type) {
         uint64_t done, all;
         Failure why = FAILURE_INIT;
 
-        if (catalog_task_rate(m->catalog, type, clock_realtime_usec() - RATE_SPAN_USEC, &done, &all,
-                              &why) < 0) {
+        if (catalog_task_rate(m->catalog, type, clock_ago_usec(RATE_SPAN_USEC), &done, &all, &why) <
+            0) {
                 log_warning("Cannot tell how the jobs went, ignoring: %s", why.text);
                 return 0;
         }

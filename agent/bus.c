@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "agent/bus-internal.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/names.h"
 
@@ -53,9 +54,12 @@ int bus_own_name(Manager *m, Failure *reterr) {
                      : 0;
 }
 
+static void tell_changed(Manager *m);
+
 void bus_close(Manager *m) {
         if (!m->bus)
                 return;
+        tell_changed(m);
         (void) sd_bus_set_exit_on_disconnect(m->bus, false);
         m->bus = sd_bus_flush_close_unref(m->bus);
 }
@@ -65,11 +69,47 @@ static void warn(int r, const char *what) {
                 log_debug("%s could not be told: %s", what, strerror(-r));
 }
 
+static const char *const changing[] = {
+        "State",           "Services",
+        "RunningJobs",     "BackupCount",
+        "StoredBytes",     "RepositoryFreeBytes",
+        "LastSuccessUSec", "Overdue",
+        "SuccessRate",     "RestoreSuccessRate",
+};
+
+static void tell_changed(Manager *m) {
+        char *names[ELEMENTSOF(changing) + 1] = { NULL };
+        size_t n = 0;
+
+        m->changed_timer = sd_event_source_disable_unref(m->changed_timer);
+        for (size_t i = 0; i < ELEMENTSOF(changing); i++)
+                if (m->changed & (UINT32_C(1) << i))
+                        names[n++] = (char *) changing[i];
+        m->changed = 0;
+        m->changed_usec = clock_monotonic_usec();
+        if (n > 0)
+                warn(sd_bus_emit_properties_changed_strv(m->bus, HP_BUS_ROOT, HP_IFACE_MANAGER,
+                                                         names),
+                     "changed properties");
+}
+
+static int on_changed(sd_event_source *source, uint64_t usec, void *userdata) {
+        tell_changed(userdata);
+        return 0;
+}
+
+/* What changes in one event goes out together, and a storm of short jobs makes no storm of signals.
+ */
 void bus_manager_changed(Manager *m, const char *property) {
-        if (m->bus)
-                warn(sd_bus_emit_properties_changed(m->bus, HP_BUS_ROOT, HP_IFACE_MANAGER, property,
-                                                    NULL),
-                     property);
+        if (!m->bus)
+                return;
+        for (size_t i = 0; i < ELEMENTSOF(changing); i++)
+                if (strcmp(changing[i], property) == 0)
+                        m->changed |= UINT32_C(1) << i;
+        if (!m->changed_timer &&
+            sd_event_add_time(m->event, &m->changed_timer, CLOCK_MONOTONIC,
+                              m->changed_usec + BUS_CHANGED_USEC, USEC_PER_MSEC, on_changed, m) < 0)
+                tell_changed(m);
 }
 
 void bus_backup_added(Manager *m, const char *id) {

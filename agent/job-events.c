@@ -17,7 +17,6 @@
 #include "base/proto.h"
 
 #define SAVE_USEC           (5 * USEC_PER_SEC)
-#define RATE_USEC           USEC_PER_SEC
 #define PROGRESS_BEFORE_END 0.99 /* the whole is for the end alone */
 
 static int malformed(Failure *reterr, const char *what) {
@@ -34,28 +33,6 @@ static int on_phase(Job *j, json_object *message, Failure *reterr) {
         log_debug("Job %u: phase %s", j->id, phase);
         bus_job_changed(j);
         return 0;
-}
-
-static void measure_rate(Job *j) {
-        uint64_t now = clock_monotonic_usec(), span = now - j->rate_usec, rate;
-
-        if (j->rate_usec == 0 || j->bytes_done < j->rate_bytes) {
-                j->rate_usec = now;
-                j->rate_bytes = j->bytes_done;
-                return;
-        }
-        if (span < RATE_USEC)
-                return;
-        rate = (uint64_t) ((double) (j->bytes_done - j->rate_bytes) * (double) USEC_PER_SEC /
-                           (double) span);
-        j->rate = j->rate ? j->rate / 2 + rate / 2 : rate; /* halves what is older than a second */
-        j->rate_usec = now;
-        j->rate_bytes = j->bytes_done;
-        j->expected_end_usec = 0;
-        if (j->rate > 0 && j->bytes_total > j->bytes_done)
-                j->expected_end_usec = clock_realtime_usec() +
-                                       (uint64_t) ((double) (j->bytes_total - j->bytes_done) /
-                                                   (double) j->rate * (double) USEC_PER_SEC);
 }
 
 static void raise_progress(Job *j) {
@@ -96,7 +73,7 @@ static int on_progress(Job *j, json_object *message, Failure *reterr) {
         j->bytes_total = bytes_total;
         j->files_done = files;
         j->files_total = files_total;
-        measure_rate(j);
+        job_rate_add(&j->rate, clock_monotonic_usec(), bytes);
         raise_progress(j);
         save_progress(j);
         bus_job_changed(j);

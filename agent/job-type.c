@@ -2,6 +2,8 @@
  * What kinds of jobs there are: one row each, so that a new kind cannot be half known.
  */
 
+#include <string.h>
+
 #include "agent/job.h"
 #include "base/names.h"
 
@@ -40,6 +42,13 @@ static const TypeRow rows[] = {
 
 const char *job_type_text(JobType type) {
         return rows[type].name;
+}
+
+bool job_type_is_known(const char *name) {
+        for (size_t i = 0; i < ELEMENTSOF(rows); i++)
+                if (strcmp(rows[i].name, name) == 0)
+                        return true;
+        return false;
 }
 
 const char *job_type_verb(JobType type) {

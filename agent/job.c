@@ -23,7 +23,9 @@
 
 #define READING_JOBS_MAX    4
 #define FINISHED_SHOWN_USEC (5 * 60 * USEC_PER_SEC)
-#define FINISHED_SHOWN_MAX  500 /* so that a storm of short jobs does not pile up objects */
+/* So that a storm of short jobs, or of ones that have much to say, does not pile up objects. */
+#define FINISHED_SHOWN_MAX   500
+#define FINISHED_SHOWN_BYTES ((size_t) 2 << 20) /* of summaries */
 
 static const char *const state_names[] = {
         [JOB_QUEUED] = "queued",
@@ -55,6 +57,28 @@ int job_result_from_text(const char *s, JobResult *ret) {
                         return 0;
                 }
         return -EINVAL;
+}
+
+int job_state_from_text(const char *s, JobState *ret) {
+        for (size_t i = 0; i < ELEMENTSOF(state_names); i++)
+                if (strcmp(s, state_names[i]) == 0) {
+                        *ret = (JobState) i;
+                        return 0;
+                }
+        return -EINVAL;
+}
+
+uint64_t job_rate(const Job *j) {
+        return j->state == JOB_FINISHED ? 0 : job_rate_now(&j->rate, clock_monotonic_usec());
+}
+
+uint64_t job_expected_end_usec(const Job *j) {
+        uint64_t left;
+
+        if (j->state == JOB_FINISHED || j->bytes_total <= j->bytes_done)
+                return 0;
+        left = job_rate_left_usec(&j->rate, clock_monotonic_usec(), j->bytes_total - j->bytes_done);
+        return left > 0 ? clock_realtime_usec() + left : 0;
 }
 
 void job_path(uint32_t id, char ret[JOB_PATH_MAX]) {
@@ -92,8 +116,8 @@ static int put_numbers(json_object *o, const Job *j) {
                 { "bytes_total", j->bytes_total },
                 { "files_done", j->files_done },
                 { "files_total", j->files_total },
-                { "rate", j->rate },
-                { "expected_end_usec", j->expected_end_usec },
+                { "rate", job_rate(j) },
+                { "expected_end_usec", job_expected_end_usec(j) },
                 { "pause_usec", j->pause_usec },
         };
 
@@ -473,25 +497,35 @@ void job_run_queue(Manager *m) {
         }
 }
 
-/* Finished objects go after a while, the oldest at once when there are too many. */
+/* Too many finished objects: the oldest go at once. `keep` is the newest. */
+static void bound_finished(Manager *m, const Job *keep) {
+        for (;;) {
+                size_t n = 0, bytes = 0;
+                Job *oldest = NULL;
+
+                for (size_t i = 0; i < m->n_jobs; i++)
+                        if (m->jobs[i]->state == JOB_FINISHED) {
+                                n++;
+                                bytes += m->jobs[i]->summary_bytes;
+                                if (!oldest)
+                                        oldest = m->jobs[i];
+                        }
+                if (!oldest || oldest == keep ||
+                    (n <= FINISHED_SHOWN_MAX && bytes <= FINISHED_SHOWN_BYTES))
+                        return;
+                forget(oldest);
+        }
+}
+
+/* Finished objects go after a while. */
 static void let_expire(Job *j) {
-        Manager *m = j->manager;
-        size_t finished = 0;
-        Job *oldest = NULL;
-        int r = sd_event_add_time_relative(m->event, &j->expire, CLOCK_MONOTONIC,
+        int r = sd_event_add_time_relative(j->manager->event, &j->expire, CLOCK_MONOTONIC,
                                            FINISHED_SHOWN_USEC, USEC_PER_SEC, on_expire, j);
 
         if (r < 0)
                 log_warning("Job %u: its object stays until the agent ends: %s", j->id,
                             strerror(-r));
-        for (size_t i = 0; i < m->n_jobs; i++)
-                if (m->jobs[i]->state == JOB_FINISHED) {
-                        finished++;
-                        if (!oldest)
-                                oldest = m->jobs[i];
-                }
-        if (finished > FINISHED_SHOWN_MAX && oldest != j)
-                forget(oldest);
+        bound_finished(j->manager, j);
 }
 
 static int complete_summary(Job *j, json_object *summary) {
@@ -536,15 +570,17 @@ void job_finish(Job *j, JobResult result, const Failure *why, json_object *summa
 
         job_worker_close(j);
         job_fds_done(&j->fds);
+        json_object_put(j->request);
+        j->request = NULL;
         j->result = result;
         if (result != JOB_DONE)
                 j->failure = *why;
         else
                 j->progress = 1;
-        j->expected_end_usec = 0;
         job_set_state(j, JOB_FINISHED);
         if (complete_summary(j, summary) < 0)
                 log_warning("Job %u: out of memory, its summary is not complete", j->id);
+        j->summary_bytes = strlen(json_text(j->summary) ?: "");
         log_end(j);
         batch = catalog_batch_begin(m->catalog, &failure) >= 0;
         job_events_settle(j);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "agent/job-rate.h"
 #include "agent/manager.h"
 
 /* A row in job-type.c each. */
@@ -88,13 +89,14 @@ struct Job {
         char phase[JOB_PHASE_MAX];
         double progress;
         uint64_t bytes_done, bytes_total, files_done, files_total;
-        uint64_t rate, expected_end_usec, pause_usec;
-        uint64_t rate_bytes, rate_usec; /* where the rate was measured last (monotonic) */
-        uint64_t saved_usec;            /* progress last written to the catalogue (monotonic) */
+        uint64_t pause_usec;
+        JobRate rate;
+        uint64_t saved_usec; /* progress last written to the catalogue (monotonic) */
         Failure failure;
         Failure catalog_failure; /* the work was done but could not be written down */
         json_object *summary;
-        bool has_record; /* the worker sent the backup's record */
+        size_t summary_bytes; /* as text */
+        bool has_record;      /* the worker sent the backup's record */
 
         int socket; /* to the worker, -1 */
         sd_event_source *io, *retry;
@@ -155,7 +157,13 @@ const char *job_type_action(JobType type); /* that allows to end it */
 const char *job_state_text(JobState state);
 const char *job_result_text(JobResult result);           /* "" for JOB_NONE */
 int job_result_from_text(const char *s, JobResult *ret); /* those a worker may send */
+int job_state_from_text(const char *s, JobState *ret);
+bool job_type_is_known(const char *name);
 void job_path(uint32_t id, char ret[JOB_PATH_MAX]);
+
+/* Bytes a second, and when it will be over (real time); 0 while unknown. */
+uint64_t job_rate(const Job *j);
+uint64_t job_expected_end_usec(const Job *j);
 
 /* "org.holdpoint.Backup1.Error.X", "" without a failure. `ret` takes 128 bytes. */
 void job_error_name(const Job *j, char ret[128]);

@@ -2,15 +2,20 @@
  * holdpointd: wiring only.
  */
 
+#include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "agent/manager.h"
 #include "base/log.h"
 #include "base/names.h"
+
+#define DESCRIPTORS 8192
 
 static int help(void) {
         printf("holdpointd [OPTIONS]\n\n"
@@ -22,6 +27,21 @@ static int help(void) {
                "See holdpointd(8) and holdpoint.conf(5).\n",
                HP_BUS_NAME);
         return EXIT_SUCCESS;
+}
+
+/*
+ * Calls that wait for an authorisation may carry sixteen descriptors each. Without room for them
+ * the kernel cuts a message short and sd-bus gives the connection up.
+ */
+static void raise_descriptor_limit(void) {
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return;
+        limit.rlim_cur = limit.rlim_max < DESCRIPTORS ? limit.rlim_max : DESCRIPTORS;
+        if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+                log_warning("Cannot have %d descriptors, ignoring: %s", DESCRIPTORS,
+                            strerror(errno));
 }
 
 static int run(Config *config) {
@@ -36,6 +56,7 @@ static int run(Config *config) {
         (void) sigaddset(&mask, SIGHUP);
         (void) sigprocmask(SIG_BLOCK, &mask, NULL);
         (void) signal(SIGPIPE, SIG_IGN);
+        raise_descriptor_limit();
         if (manager_new(config, &m, &why) < 0) {
                 log_error("Cannot start: %s", why.text);
                 return EXIT_FAILURE;

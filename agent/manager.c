@@ -62,6 +62,19 @@ static int on_hup(sd_event_source *source, const struct signalfd_siginfo *si, vo
         return 0;
 }
 
+/* Jobs that run have read their configuration themselves: nothing here concerns them. */
+static void use_config(Manager *m, Config *config) {
+        bool moved = strcmp(m->config->repository_path, config->repository_path) != 0;
+
+        config_free(m->config);
+        m->config = config;
+        log_info("Configuration read again: %zu services", config->n_services);
+        bus_manager_changed(m, "Services");
+        if (moved)
+                reconcile_request(m); /* other backups */
+        service_update_overdue(m);
+}
+
 int manager_reload(Manager *m, Failure *reterr) {
         Config *config = NULL;
         int r;
@@ -72,13 +85,8 @@ int manager_reload(Manager *m, Failure *reterr) {
         if (r < 0)
                 log_error("The configuration was not read again, the old one stays: %s",
                           reterr->text);
-        else {
-                config_free(m->config);
-                m->config = config;
-                log_info("Configuration read again: %zu services", config->n_services);
-                bus_manager_changed(m, "Services");
-                service_update_overdue(m);
-        }
+        else
+                use_config(m, config);
         (void) sd_notify(false, "READY=1");
         return r;
 }
@@ -177,7 +185,9 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->queue_source);
         sd_event_source_disable_unref(m->reconcile_timer);
         sd_event_source_disable_unref(m->overdue_timer);
+        sd_event_source_disable_unref(m->changed_timer);
         strings_done(&m->overdue);
+        service_forget(m);
         sd_event_unref(m->event);
         catalog_free(m->catalog);
         config_free(m->config);

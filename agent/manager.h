@@ -17,6 +17,7 @@
 typedef struct Job Job;
 typedef struct sd_bus sd_bus;
 typedef struct PendingCall PendingCall;
+typedef struct ServiceSeen ServiceSeen;
 
 /* What the last worker said of the recipient's key. */
 typedef struct ManagerKeys {
@@ -44,7 +45,12 @@ typedef struct Manager {
         bool judged; /* the catalogue has been corrected (or that was tried): services may be
                         overdue */
         ConfigStrings overdue;
+        ServiceSeen *seen; /* since when we know of each service's last good backup; service.c */
         sd_event_source *overdue_timer;
+
+        uint32_t changed; /* properties that have to be told, by their place in bus.c */
+        sd_event_source *changed_timer;
+        uint64_t changed_usec; /* when they were last told (monotonic) */
 
         uint64_t stored_bytes, free_bytes;
         ManagerKeys keys;

@@ -12,5 +12,8 @@
  */
 void service_update_overdue(Manager *m);
 
+/* Forgets what service_update_overdue() keeps. */
+void service_forget(Manager *m);
+
 /* The names of all configured services, in order. 0 or -ENOMEM. */
 int service_names(const Manager *m, ConfigStrings *ret);

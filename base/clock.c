@@ -20,6 +20,16 @@ uint64_t clock_monotonic_usec(void) {
         return clock_read(CLOCK_MONOTONIC);
 }
 
+uint64_t clock_boottime_usec(void) {
+        return clock_read(CLOCK_BOOTTIME);
+}
+
+uint64_t clock_ago_usec(uint64_t usec) {
+        uint64_t now = clock_realtime_usec();
+
+        return now > usec ? now - usec : 0;
+}
+
 void clock_format(uint64_t usec, char ret[CLOCK_TEXT_MAX]) {
         time_t t = (time_t) (usec / USEC_PER_SEC);
         struct tm tm;

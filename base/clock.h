@@ -11,6 +11,10 @@
 
 uint64_t clock_realtime_usec(void);
 uint64_t clock_monotonic_usec(void);
+uint64_t clock_boottime_usec(void); /* monotonic, and goes on while the machine sleeps */
+
+/* Real time `usec` ago; 0 if the clock stands before that. */
+uint64_t clock_ago_usec(uint64_t usec);
 
 /* "2024-01-15T02:00:00Z"; empty for 0. */
 #define CLOCK_TEXT_MAX 32

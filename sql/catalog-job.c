@@ -19,7 +19,7 @@ static int drop_old(Catalog *c, Failure *reterr) {
         char before[CLOCK_TEXT_MAX];
         int r;
 
-        clock_format(clock_realtime_usec() - KEEP_USEC, before);
+        clock_format(clock_ago_usec(KEEP_USEC), before);
         r = db_prepare(c->db,
                        "DELETE FROM backup_tasks WHERE completed_at < ?1 OR (task_type = "
                        "'reconcile' AND id <"
@@ -91,23 +91,28 @@ int catalog_get_task(Catalog *c, uint32_t id, json_object **ret, Failure *reterr
 }
 
 int catalog_list_tasks(Catalog *c,
-                       uint64_t since_usec,
-                       uint32_t limit,
+                       const CatalogTaskFilter *filter,
                        json_object **ret,
                        Failure *reterr) {
         _cleanup_db_stmt_ DbStmt *s = NULL;
         char since[CLOCK_TEXT_MAX];
-        int r = db_prepare(
-                c->db,
-                "SELECT details FROM backup_tasks WHERE completed_at IS NULL OR completed_at >= ?"
-                " ORDER BY id DESC LIMIT ?",
-                &s, reterr);
+        int r = db_prepare(c->db,
+                           "SELECT details FROM backup_tasks"
+                           " WHERE (completed_at >= ?1 OR (completed_at IS NULL AND NOT ?2))"
+                           " AND (?3 IS NULL OR task_type = ?3)"
+                           " AND (?4 IS NULL OR json_extract(details, '$.backup_id') = ?4)"
+                           " ORDER BY id DESC LIMIT ?5 OFFSET ?6",
+                           &s, reterr);
 
         if (r < 0)
                 return r;
-        clock_format(since_usec, since);
+        clock_format(filter->since_usec, since);
         db_bind_text(s, 1, since);
-        db_bind_int(s, 2, limit);
+        db_bind_int(s, 2, filter->finished);
+        db_bind_text(s, 3, filter->type);
+        db_bind_text(s, 4, filter->backup_id);
+        db_bind_int(s, 5, filter->limit);
+        db_bind_int(s, 6, (int64_t) filter->offset);
         return catalog_collect(s, ret, reterr);
 }
 

@@ -88,9 +88,17 @@ int catalog_list_restores(Catalog *c, uint32_t limit, json_object **ret, Failure
  */
 int catalog_put_task(Catalog *c, json_object *task, Failure *reterr);
 int catalog_get_task(Catalog *c, uint32_t id, json_object **ret, Failure *reterr);
+typedef struct CatalogTaskFilter {
+        const char *type, *backup_id; /* NULL: all */
+        bool finished;                /* those alone */
+        uint64_t since_usec;          /* of the finished ones */
+        uint64_t offset;
+        uint32_t limit;
+} CatalogTaskFilter;
+
+/* Newest first; `ret` is an owned array. */
 int catalog_list_tasks(Catalog *c,
-                       uint64_t since_usec,
-                       uint32_t limit,
+                       const CatalogTaskFilter *filter,
                        json_object **ret,
                        Failure *reterr);
 int catalog_task_progress(Catalog *c, uint32_t id, unsigned percent, Failure *reterr);

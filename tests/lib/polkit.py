@@ -90,7 +90,7 @@ def start_as(user, machine, calls):
     """A process of `user` that makes the calls [(member, signature, body, kwargs)…] one after another."""
     account = pwd.getpwnam(user)
     return subprocess.Popen(
-        ["/usr/bin/python3", "-c", CALLER, _readable_lib(machine), machine.bus.address, json.dumps(calls)],
+        ["/usr/bin/python3", "-c", CALLER, readable_lib(machine), machine.bus.address, json.dumps(calls)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
         user=account.pw_uid, group=account.pw_gid, extra_groups=[])
 
@@ -108,7 +108,7 @@ def call_as(user, machine, calls, timeout=60):
     return json.loads(out)
 
 
-def _readable_lib(machine):
+def readable_lib(machine):
     """The tests may lie where other users cannot look."""
     copy = os.path.join(machine.directory, "lib")
     if not os.path.isdir(copy):

@@ -223,7 +223,11 @@ static void test_tasks(void **state) {
         assert_int_equal(all, 2);
         put_task(f, 6, "backup", "queued", "", 0); /* drops what is older than 90 days */
         assert_int_equal(catalog_get_task(f->catalog, 1, &one, &f->why), -ENOENT);
-        assert_int_equal(catalog_list_tasks(f->catalog, now - 7 * day, 100, &list, &f->why), 0);
+        assert_int_equal(catalog_list_tasks(
+                                 f->catalog,
+                                 &(CatalogTaskFilter){ .since_usec = now - 7 * day, .limit = 100 },
+                                 &list, &f->why),
+                         0);
         assert_int_equal(json_object_array_length(list), 4);
         assert_int_equal(catalog_task_progress(f->catalog, 6, 42, &f->why), 0);
         assert_int_equal(catalog_highest_task(f->catalog, &highest, &f->why), 0);
@@ -239,7 +243,9 @@ static void test_reconciles_are_few(void **state) {
                 put_task(f, i, "reconcile", "queued", "", 0);
                 put_task(f, i, "reconcile", "finished", "failed", clock_realtime_usec());
         }
-        assert_int_equal(catalog_list_tasks(f->catalog, 0, 100, &list, &f->why), 0);
+        assert_int_equal(catalog_list_tasks(f->catalog, &(CatalogTaskFilter){ .limit = 100 }, &list,
+                                            &f->why),
+                         0);
         assert_int_equal(json_object_array_length(list), 20);
         assert_int_equal(catalog_highest_task(f->catalog, &highest, &f->why), 0);
         assert_int_equal(highest, 50);
