@@ -37,15 +37,17 @@ static struct {
         unsigned polls; /* until the caller has had enough */
 } script;
 
+/* Outlives the run, and so the input. */
 typedef struct Flood {
         int socket;
-        FuzzInput packet;
+        size_t size;
+        uint8_t packet[];
 } Flood;
 
 static void *flood(void *userdata) {
         Flood *f = userdata;
 
-        while (send(f->socket, f->packet.data, f->packet.size, MSG_NOSIGNAL) >= 0)
+        while (send(f->socket, f->packet, f->size, MSG_NOSIGNAL) >= 0)
                 ;
         (void) close(f->socket);
         free(f);
@@ -54,10 +56,9 @@ static void *flood(void *userdata) {
 
 static void talk(int socket) {
         FuzzInput in = script.packets, packet = { 0 };
-        Flood *f = malloc(sizeof(*f));
         pthread_t thread;
+        Flood *f;
 
-        fuzz_assert(f);
         while (in.size > 0) {
                 const uint8_t *end = memchr(in.data, '\n', in.size);
 
@@ -66,13 +67,15 @@ static void talk(int socket) {
                 (void) send(socket, packet.data, packet.size, MSG_NOSIGNAL | MSG_DONTWAIT);
         }
         if ((script.how & HOW_FLOODS) && packet.size > 0) {
-                *f = (Flood){ dup(socket), packet };
+                f = malloc(sizeof(*f) + packet.size);
+                fuzz_assert(f);
+                f->socket = dup(socket);
+                f->size = packet.size;
+                memcpy(f->packet, packet.data, packet.size);
                 fuzz_assert(f->socket >= 0 && pthread_create(&thread, NULL, flood, f) == 0);
                 fuzz_assert(pthread_detach(thread) == 0);
-        } else {
+        } else
                 (void) shutdown(socket, SHUT_WR);
-                free(f);
-        }
 }
 
 int __wrap_hold_helper_start(HoldHelper *h,
