@@ -45,6 +45,7 @@ static const struct {
         { "maintain", "reconcile", run_reconcile },
         { "maintain", "list", run_list },
         { "maintain", "diff", run_diff },
+        { "maintain", "export", run_export },
         { "maintain", "pin", run_pin },
         { "maintain", "prune", run_prune },
         { "maintain", "repository", run_repository },

@@ -21,6 +21,7 @@ int run_diff(Work *w, const char **ret_result, json_object **ret_summary, Failur
 int run_pin(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_prune(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_repository(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_export(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

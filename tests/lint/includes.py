@@ -26,7 +26,7 @@ FOLDERS = {
 LIBRARIES = (
     (r"btrfsutil\.h", r"snapshot/btrfs\.c"),
     (r"lvm2cmd\.h", r"snapshot/lvm-helper\.c"),
-    (r"archive(_entry)?\.h", r"archive/.*"),
+    (r"archive(_entry)?\.h", r"archive/arc-(tar|untar|acl)\.[ch]"),
     (r"openssl/.*", r"repo/crypto\.c"),
     (r"(zstd|zstd_errors)\.h", r"repo/compress\.c"),
     (r"sqlite3\.h", r"sql/(db|sqlite-helper|helper-[a-z]+)\.c|sql/helper\.h"),

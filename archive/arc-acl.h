@@ -1,0 +1,24 @@
+#pragma once
+
+/* POSIX ACLs: the kernel's extended attributes <-> entries of libarchive. */
+
+#include <archive_entry.h>
+
+#include "base/buf.h"
+#include "base/entry.h"
+
+#define ARC_ACL_ACCESS  "system.posix_acl_access"
+#define ARC_ACL_DEFAULT "system.posix_acl_default"
+
+/*
+ * Adds the ACL in `x` to `to`: 1; 0 if it is no ACL, or none that is understood: then it is an
+ * attribute like others; -ENOMEM. Comes after the mode was set.
+ */
+int arc_acl_add(struct archive_entry *to, const EntryXattr *x);
+
+/*
+ * The attribute's value for the entries of `type` (ARCHIVE_ENTRY_ACL_TYPE_ACCESS or _DEFAULT) that
+ * `from` has: 1, 0 if it has none, -EINVAL if they are no proper ACL, -ENOMEM. Users and groups are
+ * taken by number.
+ */
+int arc_acl_encode(struct archive_entry *from, int type, Buf *ret);
