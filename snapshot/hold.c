@@ -275,14 +275,16 @@ static size_t count_missing(const Hold *h, Failure *reterr) {
         size_t missing = 0;
 
         for (size_t i = 0; i < h->params.n; i++) {
-                const HoldDatabase *db = &h->params.databases[i];
+                HoldDatabase *db = &h->params.databases[i];
 
                 if (db->held)
                         continue;
+                /* Keeps what was said; a helper may also have left it out. */
+                (void) fail_set(&db->failure, FAIL_HOLD_TIMEOUT, EBADMSG,
+                                "%s: its helper did not say that it is locked", db->path);
                 if (missing++ == 0)
-                        (void) fail_set(reterr,
-                                        db->failure.code ? db->failure.code : FAIL_HOLD_TIMEOUT,
-                                        db->failure.errnum, "%s", db->failure.text);
+                        (void) fail_set(reterr, db->failure.code, db->failure.errnum, "%s",
+                                        db->failure.text);
         }
         return missing;
 }
