@@ -101,6 +101,8 @@ int main(int argc, char *argv[]) {
                 return EXIT_FAILURE;
         }
         if (check) {
+                for (size_t i = 0; i < config->warnings.n; i++)
+                        fprintf(stderr, "%s\n", config->warnings.items[i]);
                 config_free(config);
                 return EXIT_SUCCESS;
         }

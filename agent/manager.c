@@ -62,6 +62,11 @@ static int on_hup(sd_event_source *source, const struct signalfd_siginfo *si, vo
         return 0;
 }
 
+static void tell_warnings(const Config *config) {
+        for (size_t i = 0; i < config->warnings.n; i++)
+                log_warning("%s", config->warnings.items[i]);
+}
+
 /* Jobs that run have read their configuration themselves: nothing here concerns them. */
 static void use_config(Manager *m, Config *config) {
         bool moved = strcmp(m->config->repository_path, config->repository_path) != 0;
@@ -69,6 +74,7 @@ static void use_config(Manager *m, Config *config) {
         config_free(m->config);
         m->config = config;
         log_info("Configuration read again: %zu services", config->n_services);
+        tell_warnings(config);
         bus_manager_changed(m, "Services");
         if (moved)
                 reconcile_request(m); /* other backups */
@@ -164,6 +170,7 @@ int manager_run(Manager *m) {
         reconcile_request(m);
         (void) sd_notifyf(false, "READY=1\nSTATUS=%zu services", m->config->n_services);
         log_info("Running with %zu services", m->config->n_services);
+        tell_warnings(m->config);
         r = sd_event_loop(m->event);
         if (r < 0)
                 log_error("The event loop failed: %s", strerror(-r));

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/config-internal.h"
+#include "base/defaults.h"
 #include "base/names.h"
 #include "base/text.h"
 
@@ -385,44 +386,126 @@ static int open_dir(const char *dir, int *ret, Failure *reterr) {
         return 1;
 }
 
+/* A number that no key allows: the configuration files do not set it. */
+#define NOT_SET UINT32_MAX
+
+static int warn_conflict(Config *c,
+                         const Defaults *d,
+                         unsigned line,
+                         const char *name,
+                         const char *key,
+                         const char *dir,
+                         Failure *reterr) {
+        return defaults_warn(&c->warnings,
+                             "%s:%u: %s is ignored: %s in %s says otherwise; remove one of the two",
+                             d->file, line, name, key, dir) < 0
+                       ? out_of_memory(reterr)
+                       : 0;
+}
+
+/* What the configuration files say, else /etc/default/holdpoint, else `fallback`. */
+static int merge_number(Config *c,
+                        const Defaults *d,
+                        const DefaultsNumber *n,
+                        const char *name,
+                        const char *key,
+                        const char *dir,
+                        uint32_t *value,
+                        Failure *reterr) {
+        if (n->line > 0 && *value != NOT_SET && *value != n->value)
+                return warn_conflict(c, d, n->line, name, key, dir, reterr);
+        if (n->line > 0)
+                *value = n->value;
+        return 0;
+}
+
+static int merge_path(Config *c, const Defaults *d, RawAgent *raw, const char *dir, Failure *f) {
+        const char *configured = raw->repository_path.text;
+
+        if (configured && d->dir && strcmp(configured, d->dir) != 0 &&
+            warn_conflict(c, d, d->dir_line, "BACKUP_DIR", "[Repository] Path=", dir, f) < 0)
+                return -ENOMEM;
+        if (configured)
+                c->repository_path = TAKE_PTR(raw->repository_path.text);
+        else
+                c->repository_path = strdup(d->dir ? d->dir : HP_DEFAULT_REPOSITORY);
+        return c->repository_path ? 0 : out_of_memory(f);
+}
+
+/* Below the configuration files: they win, and a conflict is told. */
+static int merge_defaults(Config *c, Defaults *d, RawAgent *raw, const char *dir, Failure *reterr) {
+        int r;
+
+        c->warnings = d->warnings;
+        d->warnings = (ConfigStrings){ .n = 0 };
+        c->private_defaults = d->file && d->private;
+        c->default_schedule = d->schedule;
+        d->schedule.backup_type = NULL;
+        r = merge_path(c, d, raw, dir, reterr);
+        if (r >= 0)
+                r = merge_number(c, d, &d->compression_level, "BACKUP_COMPRESSION_LEVEL",
+                                 "[Repository] CompressionLevel=", dir, &raw->compression_level,
+                                 reterr);
+        if (r >= 0)
+                r = merge_number(c, d, &d->retention_days, "BACKUP_RETENTION_DAYS",
+                                 "[Retention] Days=", dir, &raw->retention_days, reterr);
+        if (r < 0)
+                return r;
+        c->compression_level = raw->compression_level == NOT_SET ? 6 : raw->compression_level;
+        c->retention_days = raw->retention_days == NOT_SET ? 30 : raw->retention_days;
+        return 0;
+}
+
+/* Only now is it known which services there are. */
+static int check_schedule(const Config *c, const Defaults *d, Failure *reterr) {
+        const char *type = c->default_schedule.backup_type;
+
+        if (d->schedule_line == 0 || strcmp(type, "full") == 0 || config_service(c, type))
+                return 0;
+        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                        "%s:%u: AUTO_BACKUP_TYPE=%s: there is no such service; allowed: full and "
+                        "the services of services.d",
+                        d->file, d->schedule_line, type);
+}
+
 static int load_all(int dirfd, const char *dir, RawAgent *raw, Config *c, Failure *reterr) {
+        _cleanup_(defaults_done) Defaults defaults = { .file = NULL };
         int r = dirfd < 0 ? 0 : load_agent(dirfd, dir, raw, reterr);
 
         if (r < 0)
                 return r;
         c->max_queued_jobs = raw->max_queued_jobs;
         c->max_queued_jobs_per_user = raw->max_queued_jobs_per_user;
-        c->compression_level = raw->compression_level;
         c->pack_size_mib = raw->pack_size_mib;
         c->lock_timeout_msec = raw->lock_timeout_msec;
         c->max_hold_msec = raw->max_hold_msec;
         c->fail_on_timeout = raw->on_timeout == 1;
-        c->retention_days = raw->retention_days;
         c->minimum_backups = raw->minimum_backups;
         c->hot_keep = raw->hot_keep;
         c->hot_max_age_days = raw->hot_max_age_days;
         c->keep_old_days = raw->keep_old_days;
-        c->repository_path = raw->repository_path.text ? TAKE_PTR(raw->repository_path.text)
-                                                       : strdup(HP_DEFAULT_REPOSITORY);
-        if (!c->repository_path)
-                return out_of_memory(reterr);
+        r = defaults_load(&defaults, reterr);
+        if (r >= 0)
+                r = merge_defaults(c, &defaults, raw, dir, reterr);
+        if (r < 0)
+                return r;
         r = dirfd < 0 ? 0 : load_services(dirfd, dir, c, reterr);
         if (r < 0)
                 return r;
         /* "a-b.conf" sorts before "a.conf" as a file and after it as a name. */
         if (c->n_services > 0)
                 qsort(c->services, c->n_services, sizeof(*c->services), compare_services);
-        return 0;
+        return check_schedule(c, &defaults, reterr);
 }
 
 int config_load(const char *dir, Config **ret, Failure *reterr) {
         RawAgent raw = { .max_queued_jobs = 16,
                          .max_queued_jobs_per_user = 4,
-                         .compression_level = 6,
+                         .compression_level = NOT_SET,
                          .pack_size_mib = 32,
                          .lock_timeout_msec = 200,
                          .max_hold_msec = 1000,
-                         .retention_days = 30,
+                         .retention_days = NOT_SET,
                          .minimum_backups = 1,
                          .hot_keep = 3,
                          .hot_max_age_days = 7,
@@ -466,6 +549,8 @@ void config_free(Config *c) {
         }
         free(c->services);
         free(c->repository_path);
+        free(c->default_schedule.backup_type);
+        strings_done(&c->warnings);
         free(c);
 }
 

@@ -2,7 +2,8 @@
 
 /*
  * Root's configuration: holdpoint.conf, its drop-ins, services.d/NAME.conf (design:
- * docs/man/holdpoint.conf.5). Agent and worker read the same files. An unknown section or key, a
+ * docs/man/holdpoint.conf.5), and below them /etc/default/holdpoint. Agent and worker read the same
+ * files, but for a /etc/default/holdpoint that is root's alone. An unknown section or key, a
  * bad value, a relative path or two services claiming one path is an error that names file and
  * line.
  */
@@ -51,6 +52,16 @@ typedef struct ConfigService {
         uint32_t health_delay_sec;
 } ConfigService;
 
+typedef enum ConfigFrequency { CONFIG_DAILY, CONFIG_WEEKLY, CONFIG_MONTHLY } ConfigFrequency;
+
+/* AUTO_BACKUP_* of /etc/default/holdpoint: the schedule named `default`. */
+typedef struct ConfigSchedule {
+        bool is_set, enabled; /* not set: nothing was said about it */
+        ConfigFrequency frequency;
+        uint8_t hour, minute;
+        char *backup_type; /* "full" or a service; NULL if the file is not there */
+} ConfigSchedule;
+
 typedef struct Config {
         uint32_t max_queued_jobs, max_queued_jobs_per_user; /* [Agent] */
         char *repository_path;                              /* [Repository] */
@@ -62,6 +73,9 @@ typedef struct Config {
         uint32_t keep_old_days;                    /* [Restore] */
         ConfigService *services;                   /* sorted by name */
         size_t n_services;
+        ConfigSchedule default_schedule;
+        ConfigStrings warnings; /* what is ignored in it; to be told once */
+        bool private_defaults;  /* some of it comes from a file that is root's alone */
 } Config;
 
 /* Reads everything below `dir`. Owned; FAIL_CONFIGURATION_INVALID with "file:line: what". */

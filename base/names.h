@@ -20,9 +20,11 @@
 #define HP_ENV_LIBEXEC       "HOLDPOINT_LIBEXECDIR"
 #define HP_ENV_WORKERS       "HOLDPOINT_WORKERS_DIR"
 #define HP_ENV_AGENT_USER    "HOLDPOINT_AGENT_USER"
-#define HP_ENV_STEP          "HOLDPOINT_STEP" /* base/step.h; set by tests only */
+#define HP_ENV_DEFAULTS      "HOLDPOINT_DEFAULTS_FILE" /* another than HP_DEFAULT_DEFAULTS */
+#define HP_ENV_STEP          "HOLDPOINT_STEP"          /* base/step.h; set by tests only */
 
 #define HP_DEFAULT_CONFIGURATION "/etc/holdpoint"
+#define HP_DEFAULT_DEFAULTS      "/etc/default/holdpoint"
 #define HP_DEFAULT_STATE         "/var/lib/holdpoint"
 #define HP_DEFAULT_WORKER_STATE  "/var/lib/holdpoint-worker"
 #define HP_DEFAULT_REPOSITORY    "/var/backups/holdpoint"

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/config.h"
+#include "base/defaults.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/names.h"
@@ -30,7 +31,8 @@ int job_keys_places(char **ret_dir, KeyPlaces *ret, Failure *reterr) {
         if (!*ret_dir)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "keys");
         *ret = (KeyPlaces){ .dir = *ret_dir,
-                            .credentials = credentials && *credentials ? credentials : NULL };
+                            .credentials = credentials && *credentials ? credentials : NULL,
+                            .passphrase = defaults_passphrase };
         return 0;
 }
 

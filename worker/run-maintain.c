@@ -161,6 +161,9 @@ int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, F
         if (r < 0 && !(r == -ENOENT && reterr->code == FAIL_NONE))
                 return r;
         work_accepted(w);
+        /* This verb runs when the agent starts, which could not read all of it. */
+        for (size_t i = 0; w->config->private_defaults && i < w->config->warnings.n; i++)
+                log_warning("%s", w->config->warnings.items[i]);
         c.repo = repo;
         r = repo ? repo_list(repo, on_record, &c, reterr) : 0;
         if (r >= 0)

@@ -302,3 +302,147 @@ def test_over_the_bus(site):
         bus.call("ForgetPrivateKey", "a{sv}", [{}])
         assert told(site) == facts(False, True, True)
     assert site.key_files() == ["host.secret", "public.pem", "recovery.json"]
+
+
+# ---- passphrases, credentials, settings by environment ----
+
+
+def defaults(machine, text, mode=0o600):
+    with open(machine.defaults, "w") as f:
+        f.write(text)
+    os.chmod(machine.defaults, mode)
+
+
+def test_a_passphrase(site):
+    """The private key is wrapped on first use; nothing that holds it in the clear is ever on the disk."""
+    machine = site.machine
+    defaults(machine, 'BACKUP_ENCRYPTION_KEY="open sesame"\n')
+    machine.start()
+    backup = site.create()
+    assert site.key_files() == ["host.secret", "private.wrapped", "public.pem"]
+    answer, into = site.restore(backup, "local")
+    assert answer.result == "done", answer
+    site.check(into)
+
+    # Wrong, and none at all: backups go on, restores say what is missing.
+    defaults(machine, "BACKUP_ENCRYPTION_KEY=wrong\n")
+    site.create()
+    answer, _ = site.restore(backup, "local")
+    assert answer.error == "KeyMissing" and "passphrase" in answer.text and "wrong" not in answer.text
+    assert site.export()[0].error == "KeyMissing"
+    os.unlink(machine.defaults)
+    answer, _ = site.restore(backup, "local")
+    assert answer.error == "KeyMissing" and "BACKUP_ENCRYPTION_KEY" in answer.text
+    site.create()
+
+    # What is handed out is PEM; what was copied as it lies there opens with its passphrase, here and elsewhere.
+    defaults(machine, "BACKUP_ENCRYPTION_KEY=open\\ sesame\n")
+    _, pem = site.export()
+    assert subprocess.run(["openssl", "pkey", "-noout"], input=pem).returncode == 0
+    wrapped = read(site.keys, "private.wrapped")
+    assert site.prove(wrapped).result == "done"
+    assert site.forget().summary == {"forgotten": True}
+    assert site.key_files() == ["host.secret", "public.pem", "recovery.json"]
+    for key in (pem, wrapped):
+        answer, into = site.restore(backup, "local", key)
+        assert answer.result == "done", answer
+    kept = os.path.join(machine.directory, "kept")
+    write(kept, wrapped)
+    for n, password in enumerate((b"open sesame", b"wrong")):
+        output = os.path.join(site.fs.path, "read-%d" % n)
+        os.mkdir(output)
+        if password == b"wrong":
+            with pytest.raises(read_repo.Damaged):
+                read_repo.restore(machine.repository, kept, backup, output, password=password)
+        else:
+            read_repo.restore(machine.repository, kept, backup, output, password=password)
+            assert read(output, "app" + site.data, "small") == read(site.data, "small")
+    logs_hold_no_key(site, body(pem), b"open sesame", b"sesame")
+
+
+def test_a_passphrase_later(site):
+    """Set for a key that is there already: the next backup wraps it."""
+    machine = site.machine
+    machine.start()
+    backup = site.create()
+    assert "private.pem" in site.key_files()
+    defaults(machine, "BACKUP_ENCRYPTION_KEY=later\n")
+    site.create()
+    assert site.key_files() == ["host.secret", "private.wrapped", "public.pem"]
+    answer, into = site.restore(backup, "local")
+    assert answer.result == "done", answer
+    site.check(into)
+
+
+def test_credentials(site):
+    """What systemd hands over takes the place of files, and nothing of it is copied out."""
+    machine = site.machine
+    machine.start()
+    backup = site.create()
+    directory = os.path.join(machine.directory, "credentials")
+    for name, credential in (("private.pem", "holdpoint.private-key"), ("host.secret", "holdpoint.host-secret")):
+        write(os.path.join(directory, credential), read(site.keys, name))
+        os.chmod(os.path.join(directory, credential), 0o400)
+        os.unlink(os.path.join(site.keys, name))
+    for name in holdpoint.CLASSES:
+        machine.workers.restart(name, CREDENTIALS_DIRECTORY=directory)
+    site.create()
+    answer, into = site.restore(backup, "local")
+    assert answer.result == "done", answer
+    site.check(into)
+    _, pem = site.export()
+    assert site.prove(pem).result == "done"
+    answer = site.forget()
+    assert answer.error == "InvalidArgument" and "holdpoint.private-key" in answer.text
+    assert said(answer) == facts(True, True, True)
+    assert site.key_files() == ["public.pem", "recovery.json"]
+    # Without the private key among them the host has forgotten it.
+    os.unlink(os.path.join(directory, "holdpoint.private-key"))
+    answer, _ = site.restore(backup, "local")
+    assert answer.error == "KeyMissing"
+    write(os.path.join(directory, "holdpoint.passphrase"), b"from systemd\n")
+    os.chmod(os.path.join(directory, "holdpoint.passphrase"), 0o400)
+    write(os.path.join(site.keys, "private.pem"), pem)
+    os.chmod(os.path.join(site.keys, "private.pem"), 0o600)
+    site.create()
+    assert site.key_files() == ["private.wrapped", "public.pem", "recovery.json"]
+    assert read_repo.load_private_key(os.path.join(site.keys, "private.wrapped"), b"from systemd")
+
+
+def test_defaults_of_a_deployment(site):
+    """BACKUP_DIR without a configuration file; a conflict is told once, a bad value refused with its line."""
+    machine = site.machine
+    os.unlink(os.path.join(machine.etc, "holdpoint.conf"))
+    elsewhere = os.path.join(machine.directory, "elsewhere")
+    defaults(machine, "# as before\nBACKUP_DIR=%s\nBACKUP_COMPRESSION_LEVEL=9\nBACKUP_ENCRYPTION_KEY=x\n" % elsewhere)
+    machine.start()  # the agent cannot read it, and need not
+    site.create()
+    assert os.path.exists(os.path.join(elsewhere, "config"))
+    assert not os.path.exists(machine.repository)
+    machine.stop()
+
+    machine.write_config()
+    defaults(machine, "BACKUP_DIR=%s\nBACKUP_COLOUR=blue\n" % elsewhere)
+    open(machine.worker_log, "w").close()
+    open(machine.agent_log, "w").close()
+    machine.start()
+    site.create()
+    with open(machine.worker_log) as f, open(machine.agent_log) as g:
+        text = f.read() + g.read()
+    assert text.count("BACKUP_DIR is ignored") == 1 and text.count("BACKUP_COLOUR") == 1
+    os.chmod(machine.defaults, 0o644)  # now the agent tells it
+    machine.stop()
+    open(machine.worker_log, "w").close()
+    open(machine.agent_log, "w").close()
+    machine.start()
+    site.create()
+    with open(machine.worker_log) as f, open(machine.agent_log) as g:
+        assert (f.read() + g.read()).count("BACKUP_DIR is ignored") == 1
+
+    defaults(machine, "BACKUP_DIR=relative\n")
+    done = machine.call("create", "app")
+    assert done.returncode == 1 and "ConfigurationInvalid" in done.stderr and ":1: BACKUP_DIR" in done.stderr
+    defaults(machine, "\nBACKUP_ENCRYPTION_KEY=secret\n", 0o644)
+    done = subprocess.run([machine.install.agent, "--check-config"], capture_output=True, text=True,
+                          env=dict(machine.agent_environment))
+    assert done.returncode == 1 and ":2: BACKUP_ENCRYPTION_KEY" in done.stderr and "secret" not in done.stderr

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """An independent reader of a repository, written from docs/REPO-FORMAT.md alone.
 
-  read_repo.py [--crc] REPOSITORY PRIVATE_KEY.pem BACKUP_ID OUTPUT
+  read_repo.py [--crc] [--passphrase-file FILE] REPOSITORY PRIVATE_KEY BACKUP_ID OUTPUT
 
 restores everything that the backup holds below OUTPUT/SERVICE/ABSOLUTE/PATH: names, content, modes, owners,
 times, extended attributes, links, devices, holes, inode flags. It needs nothing of the program that wrote
@@ -23,9 +23,10 @@ import sys
 import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 LARGE, SMALL, SQLITE, LIST, BLOCK, ROOT, BUNDLE = range(1, 8)
 UNIT = {LARGE: 1 << 20, SQLITE: 64 << 10}
@@ -500,14 +501,33 @@ def set_flags(fd, flags):
             raise
 
 
+def unwrap_private_key(text, password):
+    """A private key under a passphrase."""
+    o = json.loads(text)
+    check((o["kind"], o["version"], o["kdf"]) == ("holdpoint wrapped private key", 1, "scrypt"), "kind of the key")
+    check((o["n"], o["r"], o["p"]) == (1 << 17, 8, 1), "parameters of the key")
+    check(password is not None, "the key is wrapped: its passphrase is needed")
+    salt, nonce, public, sealed = (bytes.fromhex(o[name]) for name in ("salt", "nonce", "public", "sealed"))
+    check([len(b) for b in (salt, nonce, public, sealed)] == [32, 12, 32, 48], "sizes in the key")
+    key = Scrypt(salt=salt, length=32, n=o["n"], r=o["r"], p=o["p"]).derive(password)
+    raw = open_sealed(key, nonce, sealed, b"holdpoint-1 wrapped key" + public, "wrapped key")
+    private = X25519PrivateKey.from_private_bytes(raw)
+    check(private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw) == public,
+          "public half of the key")
+    return private
+
+
 def load_private_key(path, password=None):
     with open(path, "rb") as f:
-        return serialization.load_pem_private_key(f.read(), password)
+        text = f.read()
+    if text.startswith(b"{"):
+        return unwrap_private_key(text, password)
+    return serialization.load_pem_private_key(text, password)
 
 
-def restore(repository_path, key_path, backup_id, output, with_crc=False):
+def restore(repository_path, key_path, backup_id, output, with_crc=False, password=None):
     """Restores one backup; returns how many entries it had."""
-    repository = Repository(repository_path, load_private_key(key_path), with_crc)
+    repository = Repository(repository_path, load_private_key(key_path, password), with_crc)
     writer, n = Writer(repository, output), 0
     for service, folder, entry in repository.entries(repository.record(backup_id)):
         writer.make(service, folder, entry)
@@ -519,11 +539,16 @@ def restore(repository_path, key_path, backup_id, output, with_crc=False):
 def main():
     parser = argparse.ArgumentParser(description="restore a backup from its repository alone")
     parser.add_argument("--crc", action="store_true", help="check the CRCs of all packs")
+    parser.add_argument("--passphrase-file", help="the passphrase of a wrapped key, without its last newline")
     for name in ("repository", "private_key", "backup_id", "output"):
         parser.add_argument(name)
     a = parser.parse_args()
     try:
-        n = restore(a.repository, a.private_key, a.backup_id, a.output, a.crc)
+        password = None
+        if a.passphrase_file:
+            with open(a.passphrase_file, "rb") as f:
+                password = f.read().removesuffix(b"\n")
+        n = restore(a.repository, a.private_key, a.backup_id, a.output, a.crc, password)
     except (Damaged, OSError, ValueError, KeyError) as error:
         print("read_repo: %s" % error, file=sys.stderr)
         return 1

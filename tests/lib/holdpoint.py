@@ -410,6 +410,7 @@ class Machine:
         self.worker_state = os.path.join(self.directory, "worker-state")
         self.workers_directory = os.path.join(self.directory, "workers")
         self.repository = self._repository or os.path.join(self.directory, "repository")
+        self.defaults = os.path.join(self.directory, "defaults")  # what /etc/default/holdpoint is elsewhere
         self.agent_log = os.path.join(self.directory, "agent.log")
         self.worker_log = os.path.join(self.directory, "worker.log")
         os.makedirs(os.path.join(self.etc, "services.d"))
@@ -421,8 +422,9 @@ class Machine:
 
     def _make_processes(self):
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        common = dict(passed, CONFIGURATION_DIRECTORY=self.etc, HOLDPOINT_LIBEXECDIR=self.install.libexec,
-                      DBUS_SYSTEM_BUS_ADDRESS=self.bus.address, HOLDPOINT_AGENT_USER=AGENT_USER)
+        common = dict(passed, CONFIGURATION_DIRECTORY=self.etc, HOLDPOINT_DEFAULTS_FILE=self.defaults,
+                      HOLDPOINT_LIBEXECDIR=self.install.libexec, DBUS_SYSTEM_BUS_ADDRESS=self.bus.address,
+                      HOLDPOINT_AGENT_USER=AGENT_USER)
         self.worker_environment = dict(common, STATE_DIRECTORY=self.worker_state)
         self.agent_environment = dict(common, STATE_DIRECTORY=self.state,
                                       HOLDPOINT_WORKERS_DIR=self.workers_directory)

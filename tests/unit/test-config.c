@@ -14,13 +14,14 @@
 #include "base/config.h"
 #include "base/fd.h"
 #include "base/fs.h"
+#include "base/names.h"
 
 /* One directory per test, with the files written by put(). */
 static int setup(void **state) {
         char *dir = strdup("/tmp/test-config-XXXXXX");
 
         *state = dir;
-        return dir && mkdtemp(dir) ? 0 : -1;
+        return dir && mkdtemp(dir) && setenv(HP_ENV_DEFAULTS, "/nonexistent", 1) == 0 ? 0 : -1;
 }
 
 static int teardown(void **state) {
