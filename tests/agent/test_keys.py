@@ -441,7 +441,7 @@ def test_defaults_of_a_deployment(site):
 
     defaults(machine, "BACKUP_DIR=relative\n")
     done = machine.call("create", "app")
-    assert done.returncode == 1 and "ConfigurationInvalid" in done.stderr and ":1: BACKUP_DIR" in done.stderr
+    assert done.returncode == 1 and ":1: BACKUP_DIR" in done.stderr
     defaults(machine, "\nBACKUP_ENCRYPTION_KEY=secret\n", 0o644)
     done = subprocess.run([machine.install.agent, "--check-config"], capture_output=True, text=True,
                           env=dict(machine.agent_environment))
