@@ -187,6 +187,13 @@ def test_a_host_that_forgets(site):
     assert told(site) == facts(False, True, True)
     machine.cli("delete", third, "--yes")
 
+    # Goes on: reading names and attributes, upkeep.
+    machine.cli("verify", first, "--depth", "metadata")
+    assert "small" in machine.cli("files", second).stdout
+    assert "small" in machine.cli("diff", first, second).stdout
+    machine.cli("prune", "--yes")
+    assert machine.json("list")["total"] == 2
+
     # Asks: content from the repository. A hot copy needs nothing.
     answer, into = site.restore(second, "hot")
     assert answer.result == "done"

@@ -166,6 +166,7 @@ static void test_values(void **state) {
 
         assert_string_equal(none->repository_path, HP_DEFAULT_REPOSITORY);
         assert_int_equal(none->compression_level, 6);
+        assert_int_equal(none->retention_days, 30);
         assert_false(none->default_schedule.is_set);
         write_file(s->file,
                    "BACKUP_DIR=\"/srv/backups\"\nBACKUP_COMPRESSION_LEVEL=9\nPATH=/bin\n"
@@ -176,6 +177,7 @@ static void test_values(void **state) {
         c = load(s);
         assert_string_equal(c->repository_path, "/srv/backups");
         assert_int_equal(c->compression_level, 9);
+        assert_int_equal(c->retention_days, 14);
         assert_true(c->default_schedule.is_set && c->default_schedule.enabled);
         assert_int_equal(c->default_schedule.frequency, CONFIG_WEEKLY);
         assert_int_equal(c->default_schedule.hour, 3);
@@ -225,16 +227,21 @@ static void test_who_wins(void **state) {
         Site *s = *state;
         _cleanup_(config_freep) Config *c = NULL, *same = NULL;
 
-        put(s, "holdpoint.conf", "[Repository]\nPath=/srv/one\nCompressionLevel=3\n");
-        write_file(s->file, "BACKUP_DIR=/srv/two\nBACKUP_COMPRESSION_LEVEL=9\n", 0600);
+        put(s, "holdpoint.conf",
+            "[Repository]\nPath=/srv/one\nCompressionLevel=3\n[Retention]\nDays=7\n");
+        write_file(s->file,
+                   "BACKUP_DIR=/srv/two\nBACKUP_COMPRESSION_LEVEL=9\nBACKUP_RETENTION_DAYS=60\n",
+                   0600);
         c = load(s);
         assert_string_equal(c->repository_path, "/srv/one");
         assert_int_equal(c->compression_level, 3);
-        assert_int_equal(c->warnings.n, 2);
+        assert_int_equal(c->retention_days, 7);
+        assert_int_equal(c->warnings.n, 3);
         assert_non_null(strstr(c->warnings.items[0], "BACKUP_DIR"));
         assert_non_null(strstr(c->warnings.items[0], "Path="));
         assert_non_null(strstr(c->warnings.items[1], ":2: BACKUP_COMPRESSION_LEVEL"));
-        write_file(s->file, "BACKUP_DIR=/srv/one\nBACKUP_COMPRESSION_LEVEL=3\n", 0600);
+        write_file(s->file, "BACKUP_DIR=/srv/one\nBACKUP_COMPRESSION_LEVEL=3\n",
+                   0600); /* and no days */
         same = load(s);
         assert_int_equal(same->warnings.n, 0);
 }
