@@ -194,6 +194,15 @@ def test_a_host_that_forgets(site):
     machine.cli("prune", "--yes")
     assert machine.json("list")["total"] == 2
 
+    # Asks: content as a stream.
+    keyfile, tar = (os.path.join(machine.directory, name) for name in ("given.pem", "out.tar"))
+    write(keyfile, pem)
+    os.chmod(keyfile, 0o600)
+    done = machine.call("export", second, "-o", tar)
+    assert done.returncode == 1 and "--key" in done.stderr, done.stderr
+    machine.cli("export", second, "-o", tar, "--key", keyfile)
+    assert os.path.getsize(tar) > 3 << 20
+
     # Asks: content from the repository. A hot copy needs nothing.
     answer, into = site.restore(second, "hot")
     assert answer.result == "done"
