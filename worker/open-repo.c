@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "worker/job-keys.h"
+#include "worker/reserve.h"
 #include "worker/state.h"
 
 #define KNOWN_NAME "repository.json"
@@ -51,6 +52,20 @@ static void settle_keys(const KeyPlaces *places) {
                 log_warning("the private key is not as it should be: %s", f.text);
 }
 
+static int open_and_lock(const RepoParams *params, Repo **ret, Failure *reterr) {
+        _cleanup_(repo_closep) Repo *repo = NULL;
+        int r = repo_open(params, &repo, reterr);
+
+        if (r >= 0 && params->writer)
+                r = repo_lock(repo, REPO_LOCK_WRITER, LOCK_TIMEOUT_USEC, reterr);
+        if (r >= 0)
+                r = repo_lock(repo, REPO_LOCK_PACKS_SHARED, LOCK_TIMEOUT_USEC, reterr);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(repo);
+        return 0;
+}
+
 int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
         _cleanup_free_ char *keys = NULL;
         _cleanup_free_ char *config = text_printf("%s/config", w->config->repository_path);
@@ -85,15 +100,19 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
                 return -ENOENT;
         if (create)
                 settle_keys(&params.keys);
-        r = repo_open(&params, &repo, reterr);
+        r = open_and_lock(&params, &repo, reterr);
         if (r == -ENOENT && reterr->code == FAIL_NO_SUCH_BACKUP) {
                 *reterr = FAILURE_INIT; /* its first backup never came to its config */
                 return r;
         }
-        if (r >= 0 && writer)
-                r = repo_lock(repo, REPO_LOCK_WRITER, LOCK_TIMEOUT_USEC, reterr);
-        if (r >= 0)
-                r = repo_lock(repo, REPO_LOCK_PACKS_SHARED, LOCK_TIMEOUT_USEC, reterr);
+        if (r < 0 && reterr->code == FAIL_NO_SPACE && writer && !create &&
+            reserve_use(w->state_fd)) {
+                log_notice("the disk is full: the reserve is used to make room");
+                *reterr = FAILURE_INIT;
+                r = open_and_lock(&params, &repo, reterr);
+        }
+        if (r >= 0 && create)
+                reserve_make(w->state_fd);
         if (r >= 0 && !known)
                 r = remember(w, reterr);
         if (r < 0)

@@ -9,7 +9,8 @@
 
 /*
  * Opens it (made if `create` and missing; else -ENOENT without a failure when there is none), takes
- * the packs lock shared and, with `writer`, the writer lock. FAIL_SOURCE_MISSING when one was used
+ * the packs lock shared and, with `writer`, the writer lock. Where the disk is full, a writer that
+ * does not create has the worker's reserve to work with. FAIL_SOURCE_MISSING when one was used
  * at this path before and is gone. A private key that came with the request is used; one that does
  * not belong to the repository is refused.
  */
