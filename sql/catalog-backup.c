@@ -1,6 +1,7 @@
 /*
  * Rows of backups. `details` is what is handed out; the columns repeat what is searched, so both
- * are always written together by catalog_put_backup().
+ * are always written together by catalog_put_backup(). The order is that of `place`: the time of a
+ * backup, unless the clock stood before that of an earlier one when it was asked for.
  */
 
 #include <errno.h>
@@ -46,13 +47,16 @@ static int write_backup(Catalog *c, json_object *backup, Failure *reterr) {
                 "INSERT INTO backup_records (backup_id, backup_name, backup_type, file_path, "
                 "status,"
                 " description, created_at, completed_at, checksum, created_by, metadata, "
-                "backup_size, details)"
-                " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, nullif(?8, ''), ?9, ?10, ?11, ?12, ?13)"
+                "backup_size, details, place)"
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, nullif(?8, ''), ?9, ?10, ?11, ?12, ?13,"
+                " CASE WHEN ?5 = 'running' THEN max(?7, coalesce((SELECT max(place) FROM "
+                "backup_records), '')) ELSE ?7 END)"
                 " ON CONFLICT (backup_id) DO UPDATE SET backup_name = ?2, backup_type = ?3, "
                 "file_path = ?4,"
                 " status = ?5, description = ?6, created_at = ?7, completed_at = nullif(?8, ''), "
                 "checksum = ?9,"
-                " created_by = ?10, metadata = ?11, backup_size = ?12, details = ?13",
+                " created_by = ?10, metadata = ?11, backup_size = ?12, details = ?13,"
+                " place = CASE WHEN place > created_at THEN place ELSE ?7 END",
                 &s, reterr);
 
         if (r < 0)
@@ -168,7 +172,7 @@ int catalog_list_backups(Catalog *c,
         if (r >= 0)
                 r = db_prepare(c->db,
                                "SELECT details" FILTER
-                               " ORDER BY created_at DESC, id DESC LIMIT ?4 OFFSET ?5",
+                               " ORDER BY place DESC, id DESC LIMIT ?4 OFFSET ?5",
                                &rows, reterr);
         if (r < 0)
                 return r;
@@ -211,7 +215,7 @@ int catalog_last_success(Catalog *c,
         const CatalogFilter f = { .status = "completed", .service = service };
         int r = db_prepare(c->db,
                            "SELECT created_at, backup_id" FILTER
-                           " ORDER BY created_at DESC, id DESC LIMIT 1",
+                           " ORDER BY place DESC, id DESC LIMIT 1",
                            &s, reterr);
 
         if (r < 0)

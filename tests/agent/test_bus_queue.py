@@ -420,6 +420,10 @@ def test_clock_set_back(rig, wallclock):
     second = rig.completed("beta", created_at=text(time.time() - DAY))
     jobs = bus.call("ListJobs", "a{sv}", [{"type": variant("s", "backup")}])
     assert [j["backup_id"] for j in jobs][0] == second and jobs[-1]["backup_id"] == first
+    for options in ({}, {"service": variant("s", "beta"), "limit": variant("u", 1)}):
+        assert bus.call("ListBackups", "a{sv}", [options])[1][0]["backup_id"] == second  # the newest, whatever its time
+    status = {s["service"]: s for s in bus.call("GetStatus", "a{sv}", [{}])["service_status"]}
+    assert status["beta"]["last_backup_id"] == second
     assert jobs[0]["finished_usec"] < jobs[-1]["finished_usec"]
     assert bus.get("Overdue") == [] and bus.get("SuccessRate") == 1
     bus.signals.clear()
@@ -439,6 +443,20 @@ def test_clock_at_the_beginning(rig, wallclock):
     rig.completed()
     assert len(bus.call("ListJobs", "a{sv}", [{"type": variant("s", "backup")}])) == 2
     assert bus.get("SuccessRate") == 1
+
+
+def test_older_catalogue(rig, bus):
+    """One of the first schema is brought up to date, and keeps its rows in their order."""
+    ids = [rig.completed(created_at="2024-01-15T02:00:%02dZ" % i) for i in range(3)]
+    rig.machine.agent.stop()
+    with rig.catalogue() as db:
+        db.executescript("DROP INDEX backup_records_by_place; ALTER TABLE backup_records DROP COLUMN place;"
+                         "CREATE INDEX backup_records_by_time ON backup_records (created_at DESC, id DESC);"
+                         "PRAGMA user_version = 1")
+    bus = rig.start()
+    assert [r["backup_id"] for r in bus.call("ListBackups", "a{sv}", [{}])[1]] == ids[::-1]
+    newest = rig.completed(created_at=text(time.time()))
+    assert bus.call("ListBackups", "a{sv}", [{"limit": variant("u", 1)}])[1][0]["backup_id"] == newest
 
 
 def test_overdue_comes_with_time(rig, wallclock):
