@@ -244,7 +244,7 @@ def test_create_and_get(rig, bus):
         "created_at": "s", "completed_at": "s", "bytes": "t", "backup_size": "t", "new_bytes": "t", "files": "t",
         "file_path": "s", "checksum": "s", "services": "as", "copies": "as", "pinned": "b", "parent_id": "s",
         "schedule": "s", "consistency": "s", "service_consistency": "a{ss}", "pause_usec": "t", "databases": "aa{sv}",
-        "metadata": "s",
+        "metadata": "s", "verified_at": "s", "verified_depth": "s", "verified_result": "s",
     }
     got = bus.call("GetBackup", "s", [backup])
     assert got["status"] == "completed" and got["bytes"] == got["backup_size"] == 1000 and got["pinned"] is True
