@@ -58,13 +58,13 @@ typedef struct ArcSink {
  * Walks all roots and emits entries in manifest order: (service, parent directory, name), component
  * by component; a directory's children are one run, then its subdirectories in order. Roots may
  * come in any order and must not overlap. Memory: one directory's names, and the pending
- * subdirectories of each ancestor. A directory named HP_AREA_NAME is always left out. Problem
- * codes: FAIL_SOURCE_MISSING (vanished or unreadable), FAIL_SNAPSHOT_FAILED (nested subvolume:
- * st_ino 256 on another device, or the empty stub with inode 2), FAIL_NOT_RESTORABLE (mount, not
- * crossed). Sockets are reported with FAIL_NONE: left out and named. Hard links of all but
- * directories: the first name in order is the object, further ones are ENTRY_HARDLINK with `target`
- * its absolute path, owner, mode and mtime, without flags, xattrs and size. A directory that cannot
- * be recorded is one problem, and nothing below it is handed out. "/" cannot be a root.
+ * subdirectories of each ancestor. A directory named HP_AREA_NAME that is root's alone is left out.
+ * Problem codes: FAIL_SOURCE_MISSING (vanished or unreadable), FAIL_SNAPSHOT_FAILED (nested
+ * subvolume: st_ino 256 on another device, or the empty stub with inode 2), FAIL_NOT_RESTORABLE
+ * (mount, not crossed). Sockets are reported with FAIL_NONE: left out and named. Hard links of all
+ * but directories: the first name in order is the object, further ones are ENTRY_HARDLINK with
+ * `target` its absolute path, owner, mode and mtime, without flags, xattrs and size. A directory
+ * that cannot be recorded is one problem, and nothing below it is handed out. "/" cannot be a root.
  */
 int arc_walk(const ArcRoot *roots, size_t n, const ArcSink *sink, Failure *reterr);
 

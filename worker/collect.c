@@ -378,11 +378,6 @@ static int on_problem(void *userdata, const char *service, const char *path, con
         /* Deleted between its directory's listing and its turn: as if it had been before. */
         if (why->errnum == ENOENT && is_vanished(c, service, path))
                 return 0;
-        if (why->code == FAIL_SNAPSHOT_FAILED)
-                return fail_set(
-                        c->reterr, FAIL_SNAPSHOT_FAILED, EXDEV,
-                        "service %s: %s is a nested subvolume, which a snapshot leaves empty",
-                        service, path);
         return collect_problem(c, service, path, why);
 }
 
@@ -442,6 +437,20 @@ int collect_on_entry(void *userdata, const Entry *e, const EntryLocal *local, Fa
 
 /* ---- the walk ---- */
 
+static int tell_refused(Collect *c) {
+        const Source *s = c->source;
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < s->n_refused; i++) {
+                const ConfigService *config = s->refused[i].config;
+                Failure f = s->refused[i].why;
+
+                fail_prefix(&f, "not in this backup");
+                r = collect_problem(c, config->name, config->paths.items[0], &f);
+        }
+        return r;
+}
+
 /* Mounts, databases too many: what only the live tree showed. */
 static int tell_problems(Collect *c) {
         const Source *s = c->source;
@@ -489,12 +498,12 @@ int collect_walk(Collect *c, const Point *p, Failure *reterr) {
                 .interrupted = on_interrupted,
                 .userdata = c,
         };
-        int r = 0;
+        int r;
 
         if (!roots)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "backup");
-        c->reterr = reterr;
         c->point = p;
+        r = tell_refused(c); /* first: of these nothing else is said */
         for (size_t i = 0; i < s->n_paths; i++)
                 roots[i].fd = -1;
         for (size_t i = 0; r >= 0 && i < s->n_paths; i++) {

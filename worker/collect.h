@@ -21,7 +21,6 @@ typedef struct Collect {
         const char *backup_id;
         bool include_files;
         int base_dir;
-        Failure *reterr;
 
         const Point *point;
         size_t service; /* being walked; SIZE_MAX before the first */

@@ -120,6 +120,18 @@ static int put_services(json_object *facts, const Source *s) {
         return r;
 }
 
+static json_object *refused_json(const Source *s) {
+        json_object *list = json_object_new_array();
+
+        for (size_t i = 0; list && i < s->n_refused; i++)
+                if (json_object_array_add(list,
+                                          json_object_new_string(s->refused[i].config->name)) < 0) {
+                        json_object_put(list);
+                        return NULL;
+                }
+        return list;
+}
+
 static int put_request(json_object *facts, const FactsRequest *q) {
         int r = 0;
 
@@ -150,7 +162,8 @@ facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect 
             json_put_u64(f, "problems_total", c->n_problems) < 0 ||
             json_put_u64(f, "unstable", c->n_unstable) < 0 ||
             json_put_u64(f, "sockets", c->n_sockets) < 0 ||
-            json_put(f, "left_out", json_object_get(c->left_out)) < 0)
+            json_put(f, "left_out", json_object_get(c->left_out)) < 0 ||
+            json_put(f, "refused", refused_json(s)) < 0)
                 return NULL;
         return TAKE_PTR(f);
 }
@@ -167,7 +180,7 @@ static const char *const plain_keys[] = {
 };
 
 /* What the dictionary has no key of its own for. */
-static const char *const metadata_keys[] = { "problems_total", "unstable", "sockets",
+static const char *const metadata_keys[] = { "refused", "problems_total", "unstable", "sockets",
                                              "include_files" };
 
 /*

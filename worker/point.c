@@ -58,7 +58,7 @@ static void *shoot(void *userdata) {
         return NULL;
 }
 
-static int shoot_all(const Source *s, Shot *shots, Failure *reterr) {
+static int shoot_all(const Source *s, Shot *shots, size_t *ret_failed, Failure *reterr) {
         int r = 0;
 
         for (size_t i = 1; i < s->n_volumes; i++)
@@ -71,6 +71,7 @@ static int shoot_all(const Source *s, Shot *shots, Failure *reterr) {
                         (void) pthread_join(shots[i].thread, NULL);
                 if (shots[i].r < 0 && r >= 0) {
                         *reterr = shots[i].failure;
+                        *ret_failed = i;
                         r = shots[i].r;
                 }
         }
@@ -138,7 +139,7 @@ hold_and_shoot(Work *w, Source *s, Hold *hold, Shot *shots, Point *ret, Failure 
         step("held");
         if (r >= 0) {
                 ret->instant_usec = clock_realtime_usec();
-                r = shoot_all(s, shots, reterr);
+                r = shoot_all(s, shots, &ret->failed, reterr);
         }
         if (r >= 0 && hold && needs_pin(s))
                 r = hold_pin(hold, reterr);
@@ -154,6 +155,7 @@ int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *r
         _cleanup_free_ Shot *shots = calloc(s->n_volumes, sizeof(*shots));
         int r;
 
+        ret->failed = POINT_FAILED_NONE;
         ret->snapshots = calloc(s->n_volumes, sizeof(Snapshot *));
         if (!shots || !ret->snapshots)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "point in time");

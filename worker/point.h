@@ -12,11 +12,15 @@ typedef struct Point {
         Hold *hold;            /* still there for copies from pinned connections; may be NULL */
         uint64_t instant_usec; /* real time at which the volumes were frozen */
         uint64_t pause_usec;   /* the whole hold */
+        size_t failed;         /* after a failure: the volume of which no image could be made */
 } Point;
+
+#define POINT_FAILED_NONE SIZE_MAX
 
 /*
  * Takes the point. `holds[i].held` tells per database whether the hold was kept. FAIL_HOLD_TIMEOUT
- * if one could not be had and the configuration says `fail`. On failure nothing is left behind.
+ * if one could not be had and the configuration says `fail`. On failure nothing is left behind but
+ * what point_done() frees.
  */
 int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *reterr);
 

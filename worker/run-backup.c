@@ -29,7 +29,8 @@ typedef struct Backup {
         json_object *services; /* names, borrowed from the request */
         unsigned level;
         Source source;
-        int *locks; /* one per service */
+        int *locks; /* one per service that was there to be locked */
+        size_t n_locks;
         Repo *repo;
         Point point;
         RepoSession *session;
@@ -39,7 +40,7 @@ typedef struct Backup {
 } Backup;
 
 static void unlock_services(Backup *b) {
-        for (size_t i = 0; b->locks && i < b->source.n_services; i++)
+        for (size_t i = 0; i < b->n_locks; i++)
                 b->locks[i] = fd_close(b->locks[i]);
 }
 
@@ -87,13 +88,39 @@ static int lock_services(Backup *b, Failure *reterr) {
         b->locks = calloc(b->source.n_services, sizeof(int));
         if (!b->locks)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "backup");
-        for (size_t i = 0; i < b->source.n_services; i++)
+        b->n_locks = b->source.n_services;
+        for (size_t i = 0; i < b->n_locks; i++)
                 b->locks[i] = -1;
         /* In the order of names, as every job does: two jobs cannot wait for each other. */
         for (size_t i = 0; r >= 0 && i < b->source.n_services; i++)
                 r = state_lock_service(b->work, b->source.services[i].config->name,
                                        LOCK_TIMEOUT_USEC, &b->locks[i], reterr);
         return r;
+}
+
+/* A half-done swap must not become a backup. */
+static int check_settled(Backup *b, Failure *reterr) {
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < b->source.n_services;) {
+                Failure f = FAILURE_INIT;
+
+                r = intent_check_settled(b->work, b->source.services[i].config->name, &f);
+                if (r >= 0)
+                        i++;
+                else
+                        r = source_refuse(&b->source, i, r, &f, reterr);
+        }
+        return r;
+}
+
+static void count_source(Work *w, const Source *s) {
+        w->files_total = w->bytes_total = 0;
+        for (size_t i = 0; i < s->n_services; i++) {
+                w->files_total += s->services[i].files;
+                w->bytes_total += s->services[i].bytes;
+        }
+        work_progress(w, true);
 }
 
 /* Everything that may refuse or take long, before the first lock on a database. */
@@ -106,8 +133,8 @@ static int prepare(Backup *b, Failure *reterr) {
                 r = source_open(w, b->services, &b->source, reterr);
         if (r >= 0)
                 r = lock_services(b, reterr);
-        for (size_t i = 0; r >= 0 && i < b->source.n_services; i++)
-                r = intent_check_settled(w, b->source.services[i].config->name, reterr);
+        if (r >= 0)
+                r = check_settled(b, reterr);
         if (r >= 0)
                 r = open_repo(w, true, true, &b->repo, reterr);
         if (r < 0)
@@ -119,10 +146,29 @@ static int prepare(Backup *b, Failure *reterr) {
         work_accepted(w);
         work_phase(w, "scan");
         r = source_discover(w, &b->source, reterr);
-        w->files_total = b->source.files;
-        w->bytes_total = b->source.bytes;
-        work_progress(w, true);
+        count_source(w, &b->source);
         return r;
+}
+
+/* Once more without the services of a volume of which no image can be made. */
+static int take_point(Backup *b, Failure *reterr) {
+        for (;;) {
+                Failure f = FAILURE_INIT;
+                int r = point_take(b->work, &b->source, b->request.backup_id, &b->point, &f);
+                size_t failed = b->point.failed;
+
+                if (r >= 0)
+                        return r;
+                if (failed == POINT_FAILED_NONE) {
+                        *reterr = f;
+                        return r;
+                }
+                point_done(&b->point, b->source.n_volumes);
+                r = source_refuse_volume(&b->source, failed, r, &f, reterr);
+                if (r < 0)
+                        return r;
+                count_source(b->work, &b->source);
+        }
 }
 
 /* From live data to images (and copies) that nobody writes any more. */
@@ -132,7 +178,7 @@ static int freeze(Backup *b, Failure *reterr) {
 
         work_phase(w, "hold");
         step("before-hold");
-        r = point_take(w, &b->source, b->request.backup_id, &b->point, reterr);
+        r = take_point(b, reterr);
         if (r < 0)
                 return r;
         step("point-taken");

@@ -121,7 +121,8 @@ static int name_services(Work *w, json_object *names, Source *s, Failure *reterr
         qsort(s->services, n, sizeof(*s->services), compare_services);
         s->paths = calloc(n_paths, sizeof(*s->paths));
         s->volumes = calloc(n_paths, sizeof(Volume *));
-        if (!s->paths || !s->volumes)
+        s->refused = calloc(n, sizeof(*s->refused));
+        if (!s->paths || !s->volumes || !s->refused)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "services");
         return 0;
 }
@@ -129,8 +130,15 @@ static int name_services(Work *w, json_object *names, Source *s, Failure *reterr
 int source_open(Work *w, json_object *services, Source *ret, Failure *reterr) {
         int r = name_services(w, services, ret, reterr);
 
-        for (size_t i = 0; r >= 0 && i < ret->n_services; i++)
-                r = open_service(ret, i, reterr);
+        for (size_t i = 0; r >= 0 && i < ret->n_services;) {
+                Failure f = FAILURE_INIT;
+
+                r = open_service(ret, i, &f);
+                if (r >= 0)
+                        i++;
+                else
+                        r = source_refuse(ret, i, r, &f, reterr);
+        }
         return r;
 }
 
@@ -147,6 +155,7 @@ void source_done(Source *s) {
         for (size_t i = 0; i < s->n_problems; i++)
                 free(s->problems[i].path);
         free(s->problems);
+        free(s->refused);
         free(s->services);
         free(s->paths);
         free(s->volumes);
@@ -169,9 +178,34 @@ bool source_is_sqlite(int fd, uint64_t size) {
 typedef struct Discovery {
         Work *work;
         Source *source;
-        size_t path; /* the one being walked */
+        size_t path;             /* the one being walked */
+        uint64_t repository_ino; /* of its directory, on whatever file system; 0 if there is none */
         Failure *reterr;
 } Discovery;
+
+/*
+ * The configuration compares paths as text; through a link or a bind mount the repository may lie
+ * in a service all the same, and each backup would hold the ones before.
+ */
+static int
+refuse_repository(const Discovery *d, const char *dir, const char *name, Failure *reterr) {
+        const char *repository = d->work->config->repository_path;
+        _cleanup_free_ char *path = text_printf("%s/%s", dir[1] ? dir : "", name);
+        _cleanup_close_ int fd = -1;
+        struct stat here, there;
+
+        if (!path)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", name);
+        fd = fd_open_absolute(path, O_PATH);
+        if (fd < 0 || fstat(fd, &here) < 0 || stat(repository, &there) < 0 ||
+            here.st_dev != there.st_dev || here.st_ino != there.st_ino)
+                return 0;
+        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, ELOOP,
+                        "service %s: %s is the repository %s itself; move one of them, or leave it "
+                        "out with Exclude=",
+                        d->source->services[d->source->paths[d->path].service].config->name, path,
+                        repository);
+}
 
 static int add_database(Source *s,
                         const SourcePath *p,
@@ -220,13 +254,18 @@ static int discover_known(void *userdata,
                           const EntryLocal *local,
                           Failure *reterr) {
         Discovery *d = userdata;
-        const Source *s = d->source;
+        SourceService *s = &d->source->services[d->source->paths[d->path].service];
 
-        d->source->files++;
+        s->files++;
+        if (S_ISDIR(local->mode) && local->ino == d->repository_ino) {
+                int r = refuse_repository(d, dir, name, reterr);
+
+                return r < 0 ? r : 1;
+        }
         if (!S_ISREG(local->mode))
                 return 1;
-        d->source->bytes += local->size;
-        if (s->services[s->paths[d->path].service].config->databases != CONFIG_DATABASES_AUTO)
+        s->bytes += local->size;
+        if (s->config->databases != CONFIG_DATABASES_AUTO)
                 return 1;
         return local->size < SQLITE_PAGE_MIN || local->size % SQLITE_PAGE_MIN != 0;
 }
@@ -295,7 +334,7 @@ discover_problem(void *userdata, const char *service, const char *path, const Fa
         Discovery *d = userdata;
         const SourcePath *p = &d->source->paths[d->path];
 
-        if (why->code == FAIL_NOT_RESTORABLE &&
+        if (why->code == FAIL_NOT_RESTORABLE && why->errnum == EXDEV &&
             volume_kind(d->source->volumes[p->volume]) != SNAPSHOT_NONE)
                 return add_problem(d->source, p->service, path, why);
         if (why->code != FAIL_SNAPSHOT_FAILED)
@@ -327,9 +366,13 @@ static int walk_live(Work *w, Source *s, size_t i, Failure *reterr) {
                          .interrupted = discover_interrupted,
                          .userdata = &d };
 
+        struct stat repository;
+
         if (fd < 0)
                 return fail_errno(reterr, FAIL_SOURCE_MISSING, -fd, "service %s: %s", root.service,
                                   p->path);
+        if (stat(w->config->repository_path, &repository) == 0)
+                d.repository_ino = repository.st_ino;
         /* discover_problem() fills reterr itself; the walk must not find it taken before. */
         return arc_walk(&root, 1, &sink, reterr);
 }
@@ -369,7 +412,8 @@ static int discover_path(Work *w, Source *s, size_t i, Failure *reterr) {
         return r;
 }
 
-static int make_holds(Source *s, Failure *reterr) {
+int source_make_holds(Source *s, Failure *reterr) {
+        free(TAKE_PTR(s->holds));
         if (s->n_databases == 0)
                 return 0;
         s->holds = calloc(s->n_databases, sizeof(*s->holds));
@@ -390,12 +434,28 @@ static int make_holds(Source *s, Failure *reterr) {
         return 0;
 }
 
-int source_discover(Work *w, Source *s, Failure *reterr) {
+static int discover_service(Work *w, Source *s, size_t service, Failure *reterr) {
         int r = 0;
 
         for (size_t i = 0; r >= 0 && i < s->n_paths; i++)
-                r = discover_path(w, s, i, reterr);
-        return r < 0 ? r : make_holds(s, reterr);
+                if (s->paths[i].service == service)
+                        r = discover_path(w, s, i, reterr);
+        return r;
+}
+
+int source_discover(Work *w, Source *s, Failure *reterr) {
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < s->n_services;) {
+                Failure f = FAILURE_INIT;
+
+                r = discover_service(w, s, i, &f);
+                if (r >= 0)
+                        i++;
+                else
+                        r = source_refuse(s, i, r, &f, reterr);
+        }
+        return r < 0 ? r : source_make_holds(s, reterr);
 }
 
 SourceDatabase *source_database(const Source *s, const char *path) {

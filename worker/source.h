@@ -53,9 +53,10 @@ typedef struct SourceDatabase {
 typedef struct SourceService {
         const ConfigService *config;
         Globs *rules;
-        bool uses_image; /* all its paths lie in snapshots */
-        bool online;     /* some database is copied, so the image is not what is archived */
-        bool unheld;     /* has a database that nobody held: new, or one too many */
+        bool uses_image;       /* all its paths lie in snapshots */
+        bool online;           /* some database is copied, so the image is not what is archived */
+        bool unheld;           /* has a database that nobody held: new, or one too many */
+        uint64_t files, bytes; /* what the discovery counted */
         char states_of[UUID_TEXT_MAX]; /* the backup that the remembered states belong to, or "" */
 } SourceService;
 
@@ -65,6 +66,12 @@ typedef struct SourceProblem {
         char *path;
         Failure why;
 } SourceProblem;
+
+/* A service that was asked for and is not in the backup: the others are, and it is partial. */
+typedef struct SourceRefusal {
+        const ConfigService *config;
+        Failure why;
+} SourceRefusal;
 
 typedef struct Source {
         SourceService *services; /* sorted by name */
@@ -78,12 +85,13 @@ typedef struct Source {
         HoldDatabase *holds; /* one per database, same order */
         SourceProblem *problems;
         size_t n_problems;
-        uint64_t files, bytes; /* what the discovery counted */
+        SourceRefusal *refused; /* room for all services */
+        size_t n_refused;
 } Source;
 
 /*
- * Finds paths and volumes of the named services. FAIL_NO_SUCH_SERVICE, FAIL_SOURCE_MISSING,
- * FAIL_SNAPSHOT_FAILED.
+ * Finds paths and volumes of the named services, and refuses those where that fails.
+ * FAIL_NO_SUCH_SERVICE; FAIL_SOURCE_MISSING, FAIL_SNAPSHOT_FAILED or FAIL_NO_SPACE if none is left.
  */
 int source_open(Work *w, json_object *services, Source *ret, Failure *reterr);
 void source_done(Source *s);
@@ -94,6 +102,19 @@ void source_done(Source *s);
  * service; a mount, which would be an empty directory in the image, is a problem.
  */
 int source_discover(Work *w, Source *s, Failure *reterr);
+
+/* Makes `holds` anew, for the databases that there are. */
+int source_make_holds(Source *s, Failure *reterr);
+
+/*
+ * Takes service `i` out because of `r` and `why` (worker/source-refuse.c). 0 if the others can go
+ * on without it; else r, with `why` in *reterr: what failed is not this service's own affair, or
+ * none is left. Indices of services, paths, volumes and databases are other ones afterwards.
+ */
+int source_refuse(Source *s, size_t i, int r, const Failure *why, Failure *reterr);
+
+/* The same for all services with a path on volume `v`. */
+int source_refuse_volume(Source *s, size_t v, int r, const Failure *why, Failure *reterr);
 
 /* The database with this path, or NULL. */
 SourceDatabase *source_database(const Source *s, const char *path);

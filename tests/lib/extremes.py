@@ -71,6 +71,9 @@ def make_names(top):
                 write(os.path.join(top, bytes([byte])), b"%d" % byte)
             os.mkdir(os.path.join(top, bytes([byte]) * 255))
             write(os.path.join(top, bytes([byte]) * 255, bytes([byte ^ 0x80 or 1]).replace(b"/", b"s") * 255))
+    os.mkdir(os.path.join(top, b"mine"))
+    os.mkdir(os.path.join(top, b"mine", b".holdpoint"), 0o755)  # not root's alone: somebody's data
+    write(os.path.join(top, b"mine", b".holdpoint", b"f"), b"data")
     for name in (b".holdpoint", b"..x", b"...", b".tmp-x", b"\xed\xa0\x80", b"\\x41", b"a\\x00b", b"\xc3\x28"):
         write(os.path.join(top, name), name)
 

@@ -237,13 +237,13 @@ static void test_problems(void **state) {
         struct sockaddr_un address = { .sun_family = AF_UNIX };
         int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-        loopfs_run(
-                "cd '%s' && mkdir -p t/d t/mnt t/sub/deep/.holdpoint/x t/.holdpoint t/o && "
-                "touch t/d/f t/bound t/other && mkdir t/mnt/hidden && touch t/.holdpoint/secret && "
-                "touch t/o/.holdpoint && btrfs -q subvolume create t/d/nested && "
-                "touch t/d/nested/f && mount -t tmpfs none t/mnt && touch t/mnt/visible && "
-                "mount --bind t/other t/bound",
-                f->at);
+        loopfs_run("cd '%s' && mkdir -p t/d t/mnt t/sub/deep/.holdpoint/x t/.holdpoint t/o && "
+                   "chmod 700 t/.holdpoint t/sub/deep/.holdpoint && touch t/d/f t/bound t/other && "
+                   "mkdir t/mnt/hidden && touch t/.holdpoint/secret && "
+                   "touch t/o/.holdpoint && btrfs -q subvolume create t/d/nested && "
+                   "touch t/d/nested/f && mount -t tmpfs none t/mnt && touch t/mnt/visible && "
+                   "mount --bind t/other t/bound",
+                   f->at);
         (void) snprintf(address.sun_path, sizeof(address.sun_path), "%s/t/sock", f->at);
         assert_int_equal(bind(fd, (struct sockaddr *) &address, sizeof(address)), 0);
         fd_close(fd);
