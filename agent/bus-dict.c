@@ -139,14 +139,22 @@ int bus_append_restore(sd_bus_message *m, json_object *restore) {
         return append_record(m, restore, record_restore_fields, record_n_restore_fields);
 }
 
+static int append_summaries(sd_bus_message *m, json_object *list) {
+        int r = sd_bus_message_open_container(m, 'a', "a{sv}");
+
+        for (size_t i = 0; r >= 0 && i < json_object_array_length(list); i++)
+                r = bus_append_summary(m, json_object_array_get_idx(list, i));
+        return r < 0 ? r : sd_bus_message_close_container(m);
+}
+
 static int append_summary_value(sd_bus_message *m, json_object *v) {
         if (json_object_is_type(v, json_type_object))
-                return in_variant(m, "a{sv}", v, append_flat);
+                return in_variant(m, "a{sv}", v, bus_append_summary);
         if (!json_object_is_type(v, json_type_array))
                 return append_variant(m, v);
         if (json_object_array_length(v) > 0 &&
             json_object_is_type(json_object_array_get_idx(v, 0), json_type_object))
-                return in_variant(m, "aa{sv}", v, append_flat_array);
+                return in_variant(m, "aa{sv}", v, append_summaries);
         return in_variant(m, "as", v, append_string_array);
 }
 

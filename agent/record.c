@@ -16,6 +16,7 @@
 #define LIST_MAX            10000
 #define SUMMARY_KEYS_MAX    64
 #define SUMMARY_TEXT_MAX    16384
+#define SUMMARY_DEPTH_MAX   4
 
 const RecordField record_backup_fields[] = {
         { "backup_id", RECORD_STRING, FORM_UUID, 36 },
@@ -245,9 +246,23 @@ int record_read_restore(json_object *in, json_object **ret, Failure *reterr) {
         return read_fields(in, record_restore_fields, record_n_restore_fields, ret, reterr);
 }
 
-static bool is_summary_value(json_object *v) {
+static bool is_summary(json_object *o, unsigned depth, const char **ret_bad);
+
+/* A list has texts alone or dictionaries alone: it has one type on the bus. */
+static bool is_summary_list(json_object *v, unsigned depth) {
         const RecordField strings = { .kind = RECORD_STRINGS, .max = SUMMARY_TEXT_MAX };
-        const RecordField objects = { .kind = RECORD_DICTIONARIES, .max = SUMMARY_TEXT_MAX };
+        const char *bad;
+
+        if (is_list(v, &strings))
+                return true;
+        for (size_t i = 0; i < json_object_array_length(v); i++)
+                if (i >= LIST_MAX || !is_summary(json_object_array_get_idx(v, i), depth, &bad))
+                        return false;
+        return true;
+}
+
+static bool is_summary_value(json_object *v, unsigned depth) {
+        const char *bad;
 
         switch (json_object_get_type(v)) {
         case json_type_string:
@@ -258,31 +273,42 @@ static bool is_summary_value(json_object *v) {
         case json_type_double:
                 return true;
         case json_type_array:
-                return is_list(v, &strings) || is_list(v, &objects);
+                return depth > 0 && is_summary_list(v, depth - 1);
         case json_type_object:
-                return is_flat_object(v, false, SUMMARY_TEXT_MAX);
+                return depth > 0 && is_summary(v, depth - 1, &bad);
         case json_type_null:
                 break;
         }
         return false;
 }
 
+static bool is_summary(json_object *o, unsigned depth, const char **ret_bad) {
+        *ret_bad = "keys";
+        if (!json_object_is_type(o, json_type_object) ||
+            json_object_object_length(o) > SUMMARY_KEYS_MAX)
+                return false;
+        json_object_object_foreach(o, key, v) {
+                if (!*key || !text_is_label(key, 63))
+                        return false;
+                *ret_bad = key;
+                if (!is_summary_value(v, depth))
+                        return false;
+        }
+        return true;
+}
+
 int record_read_summary(json_object *message, json_object **ret, Failure *reterr) {
         _cleanup_json_ json_object *none = json_object_new_object();
         json_object *in = none;
+        const char *bad;
         int r = json_get_object(message, "summary", &in);
 
         if (!none)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        if ((r < 0 && r != -ENOENT) || json_object_object_length(in) > SUMMARY_KEYS_MAX)
-                return fail_set(reterr, FAIL_INTERNAL, EBADMSG, "a bad summary");
-        json_object_object_foreach(in, key, v) {
-                if (!*key || !text_is_label(key, 63))
-                        return fail_set(reterr, FAIL_INTERNAL, EBADMSG, "a bad key in a summary");
-                if (!is_summary_value(v))
-                        return fail_set(reterr, FAIL_INTERNAL, EBADMSG,
-                                        "a bad value of '%s' in a summary", key);
-        }
+        if (r < 0 && r != -ENOENT)
+                return fail_set(reterr, FAIL_INTERNAL, EBADMSG, "a summary that is no object");
+        if (!is_summary(in, SUMMARY_DEPTH_MAX, &bad))
+                return fail_set(reterr, FAIL_INTERNAL, EBADMSG, "a summary with bad '%s'", bad);
         *ret = json_object_get(in);
         return 0;
 }

@@ -57,7 +57,7 @@ int record_read_restore(json_object *in, json_object **ret, Failure *reterr);
 
 /*
  * Reads the "summary" of a result: an object whose values have a D-Bus type (docs/DBUS.md): texts,
- * numbers, truths, lists of texts, flat objects and lists of them. Owned; empty if there is none.
+ * numbers, truths, lists of texts, such objects and lists of them. Owned; empty if there is none.
  */
 int record_read_summary(json_object *message, json_object **ret, Failure *reterr);
 

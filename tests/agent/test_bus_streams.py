@@ -295,9 +295,11 @@ def test_prune(rig, bus):
 
 def test_repository(rig, bus):
     rig.workers.handlers["repository"] = lambda w: w.result(path="/var/backups", packs=3, private_key=True,
-                                                            recipients=["ab"], features=[])
+                                                            recipients=[{"id": "ab", "label": "x"}],
+                                                            features={"read": ["a"], "write": []})
     facts = bus.call("GetRepository", "a{sv}", [{}])
-    assert facts == {"path": "/var/backups", "packs": 3, "private_key": True, "recipients": ["ab"], "features": []}
+    assert facts == {"path": "/var/backups", "packs": 3, "private_key": True,
+                     "recipients": [{"id": "ab", "label": "x"}], "features": {"read": ["a"], "write": []}}
     fails("InvalidArgument", bus.call, "GetRepository", "a{sv}", [{"deep": variant("b", True)}])
 
 
