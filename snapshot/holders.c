@@ -486,6 +486,7 @@ static bool is_closed_init(const Scan *s, pid_t pid) {
 /* Fills s->tasks with those that no earlier round has seen. */
 static int list_tasks(Scan *s) {
         _cleanup_dir_ DIR *d = NULL;
+        bool all = false;
         struct dirent *e;
         pid_t pid;
         int fd, r;
@@ -498,7 +499,10 @@ static int list_tasks(Scan *s) {
                 return no_memory(s);
         }
         while ((errno = 0, e = readdir(d))) {
-                if (!parse_pid(e->d_name, &pid) || pid == getpid() || is_closed_init(s, pid))
+                if (!parse_pid(e->d_name, &pid))
+                        continue;
+                all = all || pid == 1;
+                if (pid == getpid() || is_closed_init(s, pid))
                         continue;
                 r = add_task(s, pid, pid, LOOK_ALL);
                 if (r >= 0)
@@ -509,6 +513,13 @@ static int list_tasks(Scan *s) {
         if (errno)
                 return fail_errno(s->reterr, FAIL_TARGET_IN_USE, EBUSY,
                                   "cannot list the processes");
+        /* Where /proc hides processes (hidepid=), it hides the first one too, which is always
+         * there. */
+        if (!all)
+                return fail_set(s->reterr, FAIL_TARGET_IN_USE, EBUSY,
+                                "/proc hides processes from the worker, so nobody can tell whether "
+                                "'%s' is in use; give it CAP_SYS_PTRACE",
+                                s->path);
         return 0;
 }
 

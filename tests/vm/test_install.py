@@ -46,9 +46,9 @@ def test_enable_and_create(guest, kind):
         same "$(rows /srv/app)" 10 "rows after the rollback"
         holdpoint rollback latest --yes
         holdpoint confirm latest --yes
-        mkdir /srv/aside
-        holdpoint restore latest --service app --into /srv/aside
-        same "$(sqlite3 /srv/aside/app/srv/app/app.db 'select count(*) from t')" 100 "rows aside"
+        mkdir /tmp/aside
+        holdpoint restore latest --service app --into /tmp/aside
+        same "$(sqlite3 /tmp/aside/app/srv/app/app.db 'select count(*) from t')" 100 "rows aside"
         holdpoint delete latest --yes
         same "$(holdpoint list --json | jq .total)" 0 "backups that are left"
         """ % (kind, snapshot, "application" if kind == "btrfs" else "none"), seconds=240)

@@ -1,0 +1,187 @@
+"""Start, stop, reload, upgrade, death and removal of the agent, alone and while a job runs."""
+
+# A worker that waits at a step (base/step.h) as long as the test wants: `pause CLASS STEP`, later `go_on`.
+PAUSE = """
+pause() {
+        mkdir -p "/etc/systemd/system/holdpoint-$1@.service.d"
+        printf '[Service]\\nEnvironment=HOLDPOINT_STEP=%s=stop\\n' "$2" \\
+                >"/etc/systemd/system/holdpoint-$1@.service.d/step.conf"
+        systemctl daemon-reload
+}
+unpause() {
+        rm -r /etc/systemd/system/holdpoint-*@.service.d/step.conf
+        systemctl daemon-reload
+}
+# The worker's process once it has stopped at its step.
+stopped() {
+        local pid
+
+        for pid in $(pgrep -x holdpoint-worke); do
+                if [[ $(ps -o stat= -p "$pid") == T* ]]; then
+                        echo "$pid"
+                        return
+                fi
+        done
+        return 1
+}
+gone() {
+        ! systemctl --plain --no-legend list-units 'holdpoint-*@*.service' | grep -q .
+}
+site() {
+        data btrfs
+        application /srv/app 100
+        service app /srv/app
+        systemctl enable --quiet --now holdpointd
+        holdpoint create app
+}
+job_is() {
+        same "$(holdpoint jobs --json | jq -r "[.jobs[] | select(.type == \\"$1\\")][0].result")" "$2" "result of the $1"
+}
+"""
+
+
+def test_reload(guest):
+    """A bad configuration makes the reload fail; the agent keeps the old one, workers refuse by file and line."""
+    guest("""
+        data btrfs
+        application /srv/app
+        service app /srv/app
+        systemctl start holdpointd
+        application /srv/other
+        service other /srv/other
+        systemctl reload holdpointd
+        holdpoint create other
+        echo nonsense >>/etc/holdpoint/services.d/app.conf
+        status 1 systemctl reload holdpointd
+        systemctl is-active --quiet holdpointd
+        same "$(holdpoint list --json | jq .total)" 1 "backups, as the agent tells with its old configuration"
+        status 1 holdpoint create other 2>&1 | grep -q 'app.conf:3'
+        status 1 holdpointd --check-config
+        """)
+
+
+def test_watchdog(guest):
+    """An agent that does not come round any more is replaced."""
+    guest("""
+        mkdir -p /etc/systemd/system/holdpointd.service.d
+        printf '[Service]\\nWatchdogSec=3\\n' >/etc/systemd/system/holdpointd.service.d/watchdog.conf
+        systemctl daemon-reload
+        systemctl start holdpointd
+        first=$(systemctl show -P MainPID holdpointd)
+        kill -STOP "$first"
+        another() { local p=$(systemctl show -P MainPID holdpointd); ((p > 0 && p != first)); }
+        soon 30 another
+        soon 20 manager GetStatus 'a{sv}' 0
+        journalctl -u holdpointd | grep -q watchdog
+        """)
+
+
+def test_stop_in_a_backup(guest):
+    """`systemctl stop`: the job ends at a safe point and is told as interrupted; nothing is left of it."""
+    guest(PAUSE + """
+        site
+        pause backup sealed
+        holdpoint create app --no-wait
+        soon 30 stopped
+        worker=$(stopped)
+        systemctl stop holdpointd
+        kill -0 "$worker" || fail "the worker died with the agent"
+        kill -CONT "$worker"
+        soon 30 gone
+        unpause
+        systemctl start holdpointd
+        job_is backup interrupted
+        same "$(holdpoint list --status completed --json | jq .total)" 1 "backups"
+        holdpoint create app
+        holdpoint verify latest
+        """, seconds=240)
+
+
+def test_kill_in_a_restore(guest):
+    """kill -9 of the agent in the middle of a swap: the swap is whole, the next agent knows of it."""
+    guest(PAUSE + """
+        site
+        sqlite3 /srv/app/app.db 'delete from t where id > 10'
+        pause restore exchanged
+        holdpoint restore latest --yes --no-wait
+        soon 30 stopped
+        worker=$(stopped)
+        systemctl kill -s KILL --kill-whom=main holdpointd
+        soon 20 manager GetStatus 'a{sv}' 0
+        kill -0 "$worker" || fail "the worker died with the agent"
+        kill -CONT "$worker"
+        soon 30 gone
+        unpause
+        same "$(rows /srv/app)" 100 "rows after the swap"
+        job_is restore interrupted
+        soon 20 sh -c 'holdpoint restores --json | grep -q active'
+        holdpoint rollback latest --yes
+        same "$(rows /srv/app)" 10 "rows after the rollback"
+        """, seconds=240)
+
+
+def test_kill_of_the_worker(guest):
+    """kill -9 of a worker: its job is interrupted, its locks are free, the target is as it was."""
+    guest(PAUSE + """
+        site
+        sqlite3 /srv/app/app.db 'delete from t where id > 10'
+        pause restore intent
+        holdpoint restore latest --yes --no-wait
+        soon 30 stopped
+        kill -KILL "$(stopped)"
+        soon 30 gone
+        unpause
+        job_is restore interrupted
+        same "$(rows /srv/app)" 10 "rows"
+        holdpoint restore latest --yes
+        same "$(rows /srv/app)" 100 "rows after the next restore"
+        """, seconds=240)
+
+
+def test_upgrade_in_a_job(guest):
+    """The same files again, as an upgrade does it, while a job runs: interrupted in good order, and on it goes."""
+    guest(PAUSE + """
+        site
+        cp /etc/holdpoint/holdpoint.conf /tmp/mine; echo '# mine' >>/etc/holdpoint/holdpoint.conf
+        pause backup sealed
+        holdpoint create app --no-wait
+        soon 30 stopped
+        worker=$(stopped) old=$(systemctl show -P MainPID holdpointd)
+        /guest/finish share/doc/holdpoint/examples
+        soon 20 manager GetStatus 'a{sv}' 0
+        ((old != $(systemctl show -P MainPID holdpointd))) || fail "the old agent still runs"
+        kill -CONT "$worker"
+        soon 30 gone
+        unpause
+        job_is backup interrupted
+        holdpoint create app
+        tail -n 1 /etc/holdpoint/holdpoint.conf | grep -qx '# mine'
+        """, seconds=240)
+
+
+def test_install_and_uninstall(guest):
+    """`meson install` on the running system and `./run uninstall`: what is left is what people made."""
+    guest("""
+        top=%s
+        ln -s "$top/build" "$top/build/system"
+        meson install -C "$top/build/system" --no-rebuild --quiet
+        data btrfs
+        application /srv/app
+        service app /srv/app
+        systemctl enable --quiet --now holdpointd
+        holdpoint create app
+        "$top/run" uninstall
+        for path in /usr/bin/holdpoint /usr/sbin/holdpointd /usr/libexec/holdpoint/holdpoint-worker \\
+                    /usr/lib/systemd/system/holdpointd.service /usr/share/dbus-1/system.d/org.holdpoint.Backup1.conf \\
+                    /usr/lib/systemd/system/basic.target.wants/holdpoint-recover.service \\
+                    /etc/systemd/system/multi-user.target.wants/holdpointd.service; do
+                [[ ! -e $path && ! -L $path ]] || fail "$path is left"
+        done
+        status 4 systemctl status holdpointd
+        ! pgrep -x holdpointd || fail "the agent still runs"
+        test -f /etc/holdpoint/services.d/app.conf -a -d /etc/holdpoint/keys -a -d /var/lib/holdpoint-worker
+        test -n "$(ls /var/backups/holdpoint/backups)"
+        id holdpoint
+        meson install -C "$top/build/system" --no-rebuild --quiet
+        same "$(holdpoint list --json | jq .total)" 1 "backups after it came back"
+        """ % __import__("guest").TOP, seconds=240)

@@ -1,0 +1,111 @@
+"""Least privilege: what each unit may still do is bounded, and what its jobs need works all the same.
+
+docs/SANDBOX.md has the reasons. In every guest of this suite a denied system call kills (conftest.py).
+"""
+
+import os
+import subprocess
+
+import guest as guests
+import pytest
+
+TREE = os.environ.get("HOLDPOINT_TREE") or os.path.join(guests.TOP, "build", "tree")
+# Tenths, as "systemd-analyze security --threshold=" counts.
+LIMITS = {
+    "holdpointd.service": 5, "holdpoint-backup@.service": 29, "holdpoint-restore@.service": 29,
+    "holdpoint-maintain@.service": 15, "holdpoint-configure@.service": 15, "holdpoint-recover.service": 29,
+}
+
+
+def exposure(tree, unit, limit):
+    return subprocess.run(["systemd-analyze", "security", "--offline=yes", "--root=" + tree, "--no-pager",
+                           "--threshold=%d" % limit, unit], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("unit", LIMITS)
+def test_exposure(unit):
+    done = exposure(TREE, unit, LIMITS[unit])
+    assert done.returncode == 0 and "Overall exposure level" in done.stdout, done.stdout + done.stderr
+
+
+def test_exposure_can_fail():
+    assert exposure(TREE, "holdpoint-backup@.service", 5).returncode != 0
+
+
+# What a service may hold: special files, foreign owners, setuid, capabilities, ACLs, attributes, locked directories.
+SPECIAL = """
+special() {
+        mkdir -p "$1/locked"
+        mkfifo "$1/fifo"
+        mknod "$1/null" c 1 3
+        mknod "$1/block" b 98 16
+        cp /bin/true "$1/setuid"; chown root:games "$1/setuid"; chmod 6755 "$1/setuid"
+        cp /bin/true "$1/capable"; setcap cap_net_raw+ep "$1/capable"
+        echo acl >"$1/acl"; setfacl -m u:mail:r "$1/acl"
+        echo x >"$1/attribute"; setfattr -n user.note -v yes "$1/attribute"; setfattr -n trusted.note -v yes "$1/attribute"
+        echo x >"$1/locked/file"; chown mail "$1/locked"; chmod 000 "$1/locked/file"; chmod 0700 "$1/locked"
+        ln "$1/acl" "$1/hard"; ln -s nowhere "$1/soft"
+        echo x >"$1/append"; chattr +a "$1/append"
+}
+# Everything about a tree that a backup keeps.
+facts() {
+        (cd "$1" && find . ! -type d ! -name 'app.db*' -printf '%p %y %m %U %G %s %T@ %l\\n' | sort
+         find . -type f ! -name 'app.db*' -exec sha256sum {} + | sort
+         find . ! -name 'app.db*' | sort | xargs getfattr -h -d -m - ; getcap -r . | sort
+         lsattr append | cut -d' ' -f1; stat -c '%n %t %T' null block)
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["btrfs", "ext4"])
+def test_special_files_come_back(guest, kind):
+    """The repository, not the hot copy: everything is written anew by the restore class."""
+    guest(SPECIAL + """
+        data %s
+        application /srv/app
+        special /srv/app
+        service app /srv/app %s
+        holdpoint create app --json | jq -e '.status == "completed"'
+        facts /srv/app >/tmp/before
+        chattr -a /srv/app/append
+        rm -rf /srv/app/[a-z]*
+        holdpoint restore latest --from local --yes
+        facts /srv/app >/tmp/after
+        diff /tmp/before /tmp/after
+        mkdir /srv/out
+        holdpoint restore latest --from local --into /srv/out
+        facts /srv/out/app/srv/app >/tmp/aside
+        diff /tmp/before /tmp/aside
+        """ % (kind, "" if kind == "btrfs" else "Snapshot=none"), seconds=240)
+
+
+def test_holders_are_seen(guest):
+    """A process of another user, in a mount namespace of its own, in the target: nothing is exchanged."""
+    guest("""
+        data btrfs
+        application /srv/app
+        service app /srv/app
+        holdpoint create app
+        systemd-run --quiet --unit=holder -p User=games -p PrivateTmp=yes -p WorkingDirectory=/srv/app sleep 1000
+        soon 10 test "$(systemctl show -P MainPID holder)" -gt 0
+        status 1 holdpoint restore latest --yes 2>&1 | tee /tmp/refused
+        grep -q "$(systemctl show -P MainPID holder)" /tmp/refused
+        systemctl stop holder
+        holdpoint restore latest --yes
+        """)
+
+
+def test_without_the_right_to_look_nothing_is_exchanged(guest):
+    """Less privilege than needed must not make the proof a formality."""
+    guest("""
+        data btrfs
+        application /srv/app
+        service app /srv/app
+        mkdir -p /etc/systemd/system/holdpoint-restore@.service.d
+        printf '[Service]\\nCapabilityBoundingSet=~CAP_SYS_PTRACE\\n' \\
+                >/etc/systemd/system/holdpoint-restore@.service.d/x.conf
+        systemctl daemon-reload
+        holdpoint create app
+        status 1 holdpoint restore latest --yes 2>&1 | tee /tmp/refused
+        grep -q CAP_SYS_PTRACE /tmp/refused
+        """)
