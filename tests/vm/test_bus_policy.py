@@ -3,7 +3,7 @@
 
 def test_who_may_what(guest):
     guest("""
-        useradd --system operator; usermod -aG holdpoint operator
+        useradd --system watcher; usermod -aG holdpoint watcher
         systemctl start holdpointd
         as() { local user=$1; shift; setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"; }
         name=org.holdpoint.Backup1 root=/org/holdpoint/Backup1
@@ -11,7 +11,7 @@ def test_who_may_what(guest):
         objects=(busctl --timeout=20 call $name $root org.freedesktop.DBus.ObjectManager GetManagedObjects)
         all=(busctl --timeout=20 call $name $root org.freedesktop.DBus.Properties GetAll s $name.Manager)
 
-        for who in root operator; do
+        for who in root watcher; do
                 as $who "${property[@]}"
                 as $who "${objects[@]}" >/dev/null
                 as $who "${all[@]}" >/dev/null
@@ -34,17 +34,17 @@ def test_who_may_what(guest):
 def test_signals(guest):
     """A job's signals reach root and the group, and nobody else."""
     guest("""
-        useradd --system operator; usermod -aG holdpoint operator
+        useradd --system watcher; usermod -aG holdpoint watcher
         data ext4
         application /srv/app
         service app /srv/app Snapshot=none
         systemctl start holdpointd
-        for who in operator games; do
+        for who in watcher games; do
                 setpriv --reuid $who --regid $who --init-groups \\
                         dbus-monitor --system "type='signal',sender='org.holdpoint.Backup1'" >/tmp/heard.$who 2>&1 &
         done
         sleep 3
         holdpoint create app
-        soon 10 grep -q JobRemoved /tmp/heard.operator
+        soon 10 grep -q JobRemoved /tmp/heard.watcher
         ! grep -q 'interface=org.holdpoint' /tmp/heard.games || fail "an ordinary user hears of jobs"
         """)

@@ -109,3 +109,37 @@ def test_without_the_right_to_look_nothing_is_exchanged(guest):
         status 1 holdpoint restore latest --yes 2>&1 | tee /tmp/refused
         grep -q CAP_SYS_PTRACE /tmp/refused
         """)
+
+
+def test_every_verb(guest):
+    """Each class with each of its verbs, in the sandbox that the units give it."""
+    guest("""
+        data btrfs
+        application /srv/app 100
+        service app /srv/app
+        holdpoint create app
+        sqlite3 /srv/app/app.db 'delete from t where id > 50'
+        holdpoint create app
+        first=$(holdpoint list --json | jq -r '.backups[1].backup_id')
+        holdpoint verify latest --depth metadata
+        holdpoint verify latest --depth data
+        holdpoint files latest | grep app.db >/dev/null
+        holdpoint diff "$first" latest | grep app.db >/dev/null
+        holdpoint export latest --format tar.zst -o /tmp/backup.tar.zst
+        zstd -dc /tmp/backup.tar.zst | tar t | grep app.db >/dev/null
+        holdpoint export latest --format tar -o /tmp/backup.tar
+        holdpoint pin "$first"
+        holdpoint unpin "$first"
+        holdpoint prune --yes
+        holdpoint key export-recovery --output /root/recovery.pem
+        holdpoint key prove /root/recovery.pem
+        holdpoint key forget-private --yes
+        test ! -e /etc/holdpoint/keys/private.pem
+        holdpoint restore "$first" --from local --key /root/recovery.pem --yes
+        same "$(rows /srv/app)" 100 "rows after a restore with the key from elsewhere"
+        holdpoint confirm latest --yes
+        holdpoint delete "$first" --yes
+        holdpoint prune --yes
+        holdpoint create app
+        holdpoint status
+        """, seconds=300)
