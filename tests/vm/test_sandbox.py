@@ -131,11 +131,11 @@ def test_every_verb(guest):
         holdpoint pin "$first"
         holdpoint unpin "$first"
         holdpoint prune --yes
-        holdpoint key export-recovery --output /root/recovery.pem
-        holdpoint key prove /root/recovery.pem
+        holdpoint key export-recovery --output /tmp/recovery.pem
+        holdpoint key prove /tmp/recovery.pem
         holdpoint key forget-private --yes
         test ! -e /etc/holdpoint/keys/private.pem
-        holdpoint restore "$first" --from local --key /root/recovery.pem --yes
+        holdpoint restore "$first" --from local --key /tmp/recovery.pem --yes
         same "$(rows /srv/app)" 100 "rows after a restore with the key from elsewhere"
         holdpoint confirm latest --yes
         holdpoint delete "$first" --yes
