@@ -262,8 +262,9 @@ int object_read(Repo *repo,
                 return damaged(reterr, name, "its MAC is wrong");
         /* Only now, so that a flipped bit is damage and not "too new". */
         if (get_le16(b.data + AT_VERSION) != FORMAT_VERSION)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, ENOTSUP,
-                                "%s has format version %u; this program knows %u", name,
-                                get_le16(b.data + AT_VERSION), FORMAT_VERSION);
+                return fail_set(
+                        reterr, FAIL_NOT_RESTORABLE, ENOTSUP,
+                        "%s has format version %u, this program knows %u; install a newer one",
+                        name, get_le16(b.data + AT_VERSION), FORMAT_VERSION);
         return parse_payload(repo, kind, uuid, &b, name, ret, reterr);
 }

@@ -284,9 +284,10 @@ static int load_frame(Repo *repo, PackInfo *info, Frame *f, Failure *reterr) {
         if (r == -EBADMSG)
                 return damaged(info->uuid, reterr, "its MAC is wrong");
         if (r >= 0 && get_le16(f->header + PACK_AT_VERSION) != FORMAT_VERSION)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, ENOTSUP,
-                                "a pack has format version %u; this program knows %u",
-                                get_le16(f->header + PACK_AT_VERSION), FORMAT_VERSION);
+                return fail_set(
+                        reterr, FAIL_NOT_RESTORABLE, ENOTSUP,
+                        "a pack has format version %u, this program knows %u; install a newer one",
+                        get_le16(f->header + PACK_AT_VERSION), FORMAT_VERSION);
         info->kind = (PackKind) get_le16(f->header + PACK_AT_KIND);
         memcpy(info->session, f->header + PACK_AT_SESSION, UUID_SIZE);
         if (r >= 0)
