@@ -10,6 +10,7 @@
 #define ACL_VERSION    2
 #define ACL_ENTRY_SIZE 8
 #define ACL_NO_ID      UINT32_MAX
+#define ACL_MASK       0x10
 
 /* The kernel's tags, in the order in which it wants the entries. */
 static const struct {
@@ -19,7 +20,7 @@ static const struct {
 } tags[] = {
         { 0x01, ARCHIVE_ENTRY_ACL_USER_OBJ, false },  { 0x02, ARCHIVE_ENTRY_ACL_USER, true },
         { 0x04, ARCHIVE_ENTRY_ACL_GROUP_OBJ, false }, { 0x08, ARCHIVE_ENTRY_ACL_GROUP, true },
-        { 0x10, ARCHIVE_ENTRY_ACL_MASK, false },      { 0x20, ARCHIVE_ENTRY_ACL_OTHER, false },
+        { ACL_MASK, ARCHIVE_ENTRY_ACL_MASK, false },  { 0x20, ARCHIVE_ENTRY_ACL_OTHER, false },
 };
 
 static int find_tag(uint16_t tag) {
@@ -118,4 +119,11 @@ int arc_acl_encode(struct archive_entry *from, int type, Buf *ret) {
             (counts[1] + counts[3] > 0 && counts[4] == 0))
                 return -EINVAL;
         return 1;
+}
+
+uint32_t arc_acl_mode(const Buf *acl, uint32_t mode) {
+        for (size_t at = 4; at + ACL_ENTRY_SIZE <= acl->size; at += ACL_ENTRY_SIZE)
+                if (get_le16(acl->data + at) == ACL_MASK)
+                        mode = (mode & ~070u) | (uint32_t) get_le16(acl->data + at + 2) << 3;
+        return mode;
 }

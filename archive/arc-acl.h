@@ -22,3 +22,6 @@ int arc_acl_add(struct archive_entry *to, const EntryXattr *x);
  * taken by number.
  */
 int arc_acl_encode(struct archive_entry *from, int type, Buf *ret);
+
+/* The bits of a mode as the kernel has them beside this value: those of the group are the mask. */
+uint32_t arc_acl_mode(const Buf *acl, uint32_t mode);

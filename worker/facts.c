@@ -168,6 +168,47 @@ facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect 
         return TAKE_PTR(f);
 }
 
+static int put_import_services(json_object *facts, const FactsImport *q) {
+        json_object *consistency = json_object_new_object();
+        int r = json_put(facts, "service_consistency", consistency);
+
+        for (size_t i = 0; r >= 0 && i < json_object_array_length(q->services); i++)
+                r = json_put_string(
+                        consistency,
+                        json_object_get_string(json_object_array_get_idx(q->services, i)),
+                        consistency_names[CONSISTENCY_NONE]);
+        if (r >= 0)
+                r = json_put(facts, "services", json_object_get(q->services));
+        return r < 0 ? r : json_put(facts, "sources", json_object_get(q->sources));
+}
+
+json_object *facts_new_import(const FactsImport *q) {
+        const FactsRequest request = { .backup_id = q->backup_id,
+                                       .name = q->name,
+                                       .type = "full",
+                                       .description = q->description,
+                                       .created_by = q->created_by,
+                                       .schedule = "",
+                                       .include_files = true };
+        _cleanup_json_ json_object *f = json_object_new_object();
+
+        if (!f || put_request(f, &request) < 0 || put_import_services(f, q) < 0 ||
+            json_put_string(f, "status", "completed") < 0 ||
+            put_time(f, "created_at", q->instant_usec) < 0 ||
+            json_put_u64(f, "instant_usec", q->instant_usec) < 0 ||
+            put_time(f, "completed_at", clock_realtime_usec()) < 0 ||
+            json_put_string(f, "consistency", consistency_names[CONSISTENCY_NONE]) < 0 ||
+            json_put_u64(f, "pause_usec", 0) < 0 || json_put_string(f, "parent_id", "") < 0 ||
+            json_put(f, "databases", json_object_new_array()) < 0 ||
+            json_put(f, "problems", json_object_new_array()) < 0 ||
+            json_put_u64(f, "problems_total", 0) < 0 || json_put_u64(f, "unstable", 0) < 0 ||
+            json_put_u64(f, "sockets", 0) < 0 ||
+            json_put(f, "left_out", json_object_new_array()) < 0 ||
+            json_put_bool(f, "imported", true) < 0)
+                return NULL;
+        return TAKE_PTR(f);
+}
+
 /* ---- dictionary ---- */
 
 /* Members that go over as they are; docs/REPO-FORMAT.md and docs/DBUS.md name them alike. */
@@ -180,8 +221,8 @@ static const char *const plain_keys[] = {
 };
 
 /* What the dictionary has no key of its own for. */
-static const char *const metadata_keys[] = { "refused", "problems_total", "unstable", "sockets",
-                                             "include_files" };
+static const char *const metadata_keys[] = { "refused", "problems_total", "unstable",
+                                             "sockets", "include_files",  "imported" };
 
 /*
  * A message has an end and the agent takes no longer texts, but a service's user decides how much

@@ -22,6 +22,17 @@ typedef struct FactsRequest {
 json_object *
 facts_new(const FactsRequest *q, const Source *s, const Point *p, const Collect *c, bool partial);
 
+/* What an import says about its backup. All borrowed. */
+typedef struct FactsImport {
+        const char *backup_id, *name, *description, *created_by;
+        uint64_t instant_usec;
+        json_object *services, *sources; /* names; service -> {paths, excludes} */
+} FactsImport;
+
+/* The facts of an imported backup: completed, and consistent as far as its maker made it so:
+ * `none`. */
+json_object *facts_new_import(const FactsImport *q);
+
 /* The weakest consistency of all services ("application" "crash" "none"). Literal. */
 const char *facts_consistency(const Source *s);
 

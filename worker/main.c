@@ -36,6 +36,7 @@ static const struct {
 } verbs[] = {
         { "backup", "create", run_create },
         { "backup", "sweep", run_sweep },
+        { "backup", "import", run_import },
         { "restore", "restore", run_restore },
         { "restore", "rollback", run_rollback },
         { "restore", "confirm", run_confirm },

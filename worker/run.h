@@ -9,6 +9,7 @@
 #include "worker/work.h"
 
 int run_create(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_import(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_rollback(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

@@ -485,7 +485,7 @@ def test_memory(reader, btrfs):
         os.close(folder)
     reader.machine.write_service("app", top)
     first = reader.backup("app")
-    write(top + "/100/new")
+    write(top + "/040/new")
     second = reader.backup("app")
     size = 0
 
