@@ -400,6 +400,9 @@ static void bit_rot(RepoFix *x, PackKind kind) {
         assert_non_null(strstr(f.objects, strrchr(path, '/') + 1));
         assert_int_equal(repo_facts(x->repo, &facts, NULL), 0);
         assert_int_equal(facts.suspects, 1);
+        assert_false(repo_base_is_trusted(x->repo, a));
+        repofix_reopen(x);
+        assert_false(repo_base_is_trusted(x->repo, a));
         /* It survives the index, which is a cache. */
         forget_index(x);
         assert_false(repo_base_is_trusted(x->repo, a));
