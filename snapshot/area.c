@@ -137,12 +137,12 @@ int area_open(const char *target,
         path = text_printf("%s/" HP_AREA_NAME, strcmp(base, "/") == 0 ? "" : base);
         if (!path)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        if (ret_is_root)
+                *ret_is_root = root;
         fd = open_in(base_fd, path, create, reterr);
         if (fd < 0)
                 return fd;
         if (ret_path)
                 *ret_path = TAKE_PTR(path);
-        if (ret_is_root)
-                *ret_is_root = root;
         return fd;
 }

@@ -90,7 +90,8 @@ int snapshot_open(json_object *identity, Snapshot **ret, Failure *reterr);
  * Opens (made if needed: root, 0700) the area for `target`: at the root of the subvolume, or
  * elsewhere of the mount, that holds the target's parent. If target is itself the root of its
  * mount, the area inside it, and *ret_is_root is true. An area that is not root's own 0700
- * directory is refused. Returns an fd; `ret_path` (owned, may be NULL) its absolute path.
+ * directory is refused. Returns an fd; `ret_path` (owned, may be NULL) its absolute path. Without
+ * `create` a missing one is -ENOENT with FAIL_SOURCE_MISSING, and *ret_is_root still true or false.
  */
 int area_open(const char *target, bool create, char **ret_path, bool *ret_is_root, Failure *reterr);
 
@@ -121,6 +122,10 @@ int tree_identify(int dirfd,
                   TreeId *ret,
                   Failure *reterr); /* absent is success */
 bool tree_id_equal(const TreeId *a, const TreeId *b);
+
+/* True if the directory lies on the file system that the tree was on, by the file system's own id.
+ */
+bool tree_is_on_fs(int dirfd, const TreeId *id);
 json_object *tree_id_json(const TreeId *id); /* owned */
 int tree_id_read(json_object *o, TreeId *ret);
 

@@ -161,6 +161,13 @@ bool tree_id_equal(const TreeId *a, const TreeId *b) {
         return a->ino == b->ino && a->btime_sec == b->btime_sec && a->btime_nsec == b->btime_nsec;
 }
 
+bool tree_is_on_fs(int dirfd, const TreeId *id) {
+        _cleanup_close_ int fd = readable(dirfd);
+        uint8_t fsid[16];
+
+        return fd >= 0 && file_system_id(fd, fsid) >= 0 && memcmp(fsid, id->fsid, 16) == 0;
+}
+
 static const char *const kind_names[] = {
         [TREE_ABSENT] = "absent",       [TREE_FILE] = "file",   [TREE_DIRECTORY] = "directory",
         [TREE_SUBVOLUME] = "subvolume", [TREE_OTHER] = "other",

@@ -19,6 +19,7 @@
 
 typedef struct Finder {
         const Globs *rules;
+        size_t skip; /* bytes of a path below the Path= that lie above the tree */
         int (*on_path)(void *userdata, const char *relative);
         void *userdata;
 } Finder;
@@ -62,7 +63,7 @@ static int find_level(const Finder *f, int dirfd, const char *dir, unsigned dept
                 if (!path)
                         return -ENOMEM;
                 if (globs_exclude(f->rules, path)) {
-                        r = f->on_path(f->userdata, path);
+                        r = f->on_path(f->userdata, path + f->skip);
                         continue;
                 }
                 if ((e->d_type != DT_DIR && e->d_type != DT_UNKNOWN) ||
@@ -78,17 +79,21 @@ static int find_level(const Finder *f, int dirfd, const char *dir, unsigned dept
 }
 
 int carry_find(int treefd,
+               const char *at,
                const Globs *rules,
                int (*on_path)(void *userdata, const char *relative),
                void *userdata,
                Failure *reterr) {
-        Finder f = { .rules = rules, .on_path = on_path, .userdata = userdata };
+        Finder f = { .rules = rules,
+                     .skip = *at ? strlen(at) + 1 : 0,
+                     .on_path = on_path,
+                     .userdata = userdata };
         int copy, r;
 
         if (!globs_prefix(rules, 0))
                 return 0;
         copy = fs_open_dir(treefd, ".");
-        r = copy < 0 ? copy : find_level(&f, copy, "", 0);
+        r = copy < 0 ? copy : find_level(&f, copy, at, 0);
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "looking for excluded paths");
         return 0;
@@ -206,10 +211,10 @@ static int clear_one(void *userdata, const char *relative) {
                      : 0;
 }
 
-int carry_clear(int treefd, const Globs *rules, Failure *reterr) {
+int carry_clear(int treefd, const char *at, const Globs *rules, Failure *reterr) {
         Clear c = { .treefd = treefd, .reterr = reterr };
 
-        return carry_find(treefd, rules, clear_one, &c, reterr);
+        return carry_find(treefd, at, rules, clear_one, &c, reterr);
 }
 
 static int carry_failed(int r, const char *relative, Failure *reterr) {

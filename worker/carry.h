@@ -10,16 +10,18 @@
 
 /*
  * Finds the topmost excluded paths that exist below `treefd`; `on_path` gets them relative to it.
- * Directories are descended into only where a rule can match. A negative result ends it.
+ * `at` is where the tree itself stands below the Path= that the rules begin at, "" for that. A
+ * negative result ends it; directories are descended into only where a rule can match.
  */
 int carry_find(int treefd,
+               const char *at,
                const Globs *rules,
                int (*on_path)(void *userdata, const char *relative),
                void *userdata,
                Failure *reterr);
 
 /* Removes them; a subvolume among them is refused (FAIL_TARGET_IN_USE). */
-int carry_clear(int treefd, const Globs *rules, Failure *reterr);
+int carry_clear(int treefd, const char *at, const Globs *rules, Failure *reterr);
 
 /* An excluded path that is a subvolume of its own: it can only be moved, and that anywhere. */
 bool carry_is_subvolume(int treefd, const char *relative);

@@ -33,6 +33,7 @@ void intent_done(Intent *i) {
 
                 free(p->service);
                 free(p->path);
+                free(p->root);
                 free(p->stage);
                 free_strings(p->moves, p->n_moves);
                 free_strings(p->excludes, p->n_excludes);
@@ -60,7 +61,11 @@ int intent_add_move(IntentPath *p, const char *relative) {
         return add_string(&p->moves, &p->n_moves, relative);
 }
 
-int intent_add_path(Intent *i, const char *service, const char *path, IntentPath **ret) {
+int intent_add_path(Intent *i,
+                    const char *service,
+                    const char *root,
+                    const char *path,
+                    IntentPath **ret) {
         IntentPath *grown = realloc(i->paths, (i->n_paths + 1) * sizeof(*grown)), *p;
 
         if (!grown)
@@ -70,10 +75,11 @@ int intent_add_path(Intent *i, const char *service, const char *path, IntentPath
         *p = (IntentPath){
                 .service = strdup(service),
                 .path = strdup(path),
+                .root = strdup(root),
                 .stage = text_printf("restore.%s.%zu", i->restore_id, i->n_paths),
         };
         i->n_paths++;
-        if (!p->service || !p->path || !p->stage)
+        if (!p->service || !p->path || !p->root || !p->stage)
                 return -ENOMEM;
         *ret = p;
         return 0;
@@ -99,7 +105,8 @@ static json_object *path_json(const IntentPath *p) {
         _cleanup_json_ json_object *o = json_object_new_object();
 
         if (!o || json_put_string(o, "service", p->service) < 0 ||
-            json_put_path(o, "path", p->path) < 0 || json_put_string(o, "stage", p->stage) < 0 ||
+            json_put_path(o, "path", p->path) < 0 || json_put_path(o, "root", p->root) < 0 ||
+            json_put_string(o, "stage", p->stage) < 0 ||
             json_put(o, "old", tree_id_json(&p->old_id)) < 0 ||
             json_put(o, "new", tree_id_json(&p->new_id)) < 0 ||
             json_put(o, "moves", strings_json(p->moves, p->n_moves)) < 0 ||
@@ -170,15 +177,20 @@ static int read_state(json_object *o, const char *key, IntentState *ret) {
 }
 
 static int read_path(Intent *i, json_object *o) {
-        _cleanup_free_ char *path = NULL;
+        _cleanup_free_ char *path = NULL, *root = NULL;
         const char *service, *stage;
         json_object *old_id, *new_id;
         IntentPath *p;
+        int r;
 
         if (json_get_string(o, "service", &service) < 0 || json_get_path(o, "path", &path) < 0 ||
             json_get_string(o, "stage", &stage) < 0 || json_get_object(o, "old", &old_id) < 0 ||
-            json_get_object(o, "new", &new_id) < 0 || strchr(stage, '/') ||
-            intent_add_path(i, service, path, &p) < 0)
+            json_get_object(o, "new", &new_id) < 0 || strchr(stage, '/'))
+                return -EINVAL;
+        /* Intents written before parts of a tree could be exchanged name whole ones alone. */
+        r = json_get_path(o, "root", &root);
+        if ((r < 0 && r != -ENOENT) || (root && !text_path_is_below(path, root)) ||
+            intent_add_path(i, service, root ? root : path, path, &p) < 0)
                 return -EINVAL;
         free(p->stage);
         p->stage = strdup(stage);
@@ -395,6 +407,25 @@ bool intent_is_superseded(Work *w, const Intent *i) {
                         after = true;
                 else if (after && !was_undone(&l.items[k]) && share_service(&l.items[k], i))
                         return true;
+        }
+        return false;
+}
+
+bool intent_find_keeper(Work *w, const Intent *i, char ret_id[40]) {
+        _cleanup_(intent_list_done) IntentList l = { 0 };
+        Failure f = FAILURE_INIT;
+
+        if (load_all(w, &l, &f) < 0)
+                return false;
+        for (size_t k = l.n; k-- > 0;) {
+                const Intent *other = &l.items[k];
+
+                if (strcmp(other->restore_id, i->restore_id) == 0 ||
+                    (other->state != INTENT_ACTIVE && other->state != INTENT_ROLLED_BACK) ||
+                    !share_service(other, i))
+                        continue;
+                memcpy(ret_id, other->restore_id, sizeof(other->restore_id));
+                return true;
         }
         return false;
 }

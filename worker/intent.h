@@ -24,9 +24,10 @@ typedef enum IntentState {
 } IntentState;
 
 typedef struct IntentPath {
-        char *service, *path; /* the live path */
-        char *stage;          /* name in the area */
-        TreeId old_id, new_id;
+        char *service, *path;  /* the live path */
+        char *root;            /* the Path= that it is or lies below: where `excludes` begin */
+        char *stage;           /* name in the area */
+        TreeId old_id, new_id; /* TREE_ABSENT: that side has nothing here */
         char **moves; /* excluded paths carried over by rename in the swap under way, relative */
         size_t n_moves;
         char **excludes; /* the rules in force when it was staged */
@@ -50,8 +51,12 @@ typedef struct Intent {
 
 void intent_done(Intent *i);
 
-/* One more path; its strings are copied. */
-int intent_add_path(Intent *i, const char *service, const char *path, IntentPath **ret);
+/* One more path, `root` itself or below it; its strings are copied. */
+int intent_add_path(Intent *i,
+                    const char *service,
+                    const char *root,
+                    const char *path,
+                    IntentPath **ret);
 int intent_add_move(IntentPath *p, const char *relative);
 
 /* Writes it, durable on return. */
@@ -80,6 +85,12 @@ json_object *intent_row(const Intent *i);
  * that neither failed nor was rolled back.
  */
 bool intent_is_superseded(Work *w, const Intent *i);
+
+/*
+ * The newest other restore of one of its services that still keeps what it replaced, or brought in
+ * vain; false if there is none. `ret_id` takes 40 bytes.
+ */
+bool intent_find_keeper(Work *w, const Intent *i, char ret_id[40]);
 
 /*
  * FAIL_BUSY while a swap of this service stands half done: what is live may be a mix, and must not

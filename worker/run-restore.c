@@ -1,7 +1,7 @@
 /*
- * restore. By swap: stage aside, check, then swap_run(); nothing live
- * is touched before that, and what was staged is removed when it is not reached. Aside (`into`):
- * the same extraction into the caller's directory, without swap and intent.
+ * restore. By swap: stage aside, check, then swap_run(); nothing live is touched before that, and
+ * what was staged is removed when it is not reached. Aside (`into`): the same extraction into the
+ * caller's directory, without swap and intent.
  */
 
 #include <errno.h>
@@ -11,193 +11,17 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/proc.h"
 #include "base/step.h"
 #include "base/text.h"
-#include "snapshot/hold.h"
-#include "worker/hot.h"
 #include "worker/open-repo.h"
+#include "worker/request-fds.h"
+#include "worker/restore.h"
 #include "worker/run.h"
-#include "worker/stage.h"
-#include "worker/state.h"
 #include "worker/swap.h"
-#include "worker/units.h"
-
-#define CHECK_TIMEOUT_USEC (1800 * USEC_PER_SEC)
-
-typedef struct Restore {
-        Work *work;
-        const char *restore_id, *backup_id, *type, *from;
-        bool allow_partial, into;
-        Repo *repo;
-        json_object *record;
-        json_object *services; /* names, owned */
-        int hot_lock;
-        ServiceLocks locks;
-        Intent intent;
-        uint64_t bytes, files;
-        bool used_hot, used_local;
-} Restore;
-
-static void restore_done(Restore *r) {
-        service_locks_done(&r->locks);
-        fd_close(r->hot_lock);
-        intent_done(&r->intent);
-        json_object_put(r->services);
-        json_object_put(r->record);
-        repo_close(r->repo);
-}
-
-/* ---- what is asked, and whether it can be ---- */
-
-static int read_request(Restore *r, Failure *reterr) {
-        Work *w = r->work;
-        int e;
-
-        if ((e = work_uuid(w, "restore_id", &r->restore_id, reterr)) < 0 ||
-            (e = work_uuid(w, "backup_id", &r->backup_id, reterr)) < 0 ||
-            (e = work_string(w, "restore_type", &r->type, reterr)) < 0 ||
-            (e = work_string(w, "from", &r->from, reterr)) < 0 ||
-            (e = work_bool(w, "allow_partial", false, &r->allow_partial, reterr)) < 0 ||
-            (e = work_bool(w, "into", false, &r->into, reterr)) < 0)
-                return e;
-        if (strcmp(r->from, "auto") != 0 && strcmp(r->from, "hot") != 0 &&
-            strcmp(r->from, "local") != 0)
-                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL, "from: '%s' is no copy",
-                                r->from);
-        if (r->into) {
-                struct stat st;
-
-                if (w->fds.n < 1 || fstat(w->fds.fds[0], &st) < 0 || !S_ISDIR(st.st_mode))
-                        return fail_set(reterr, FAIL_INVALID_ARGUMENT, ENOTDIR,
-                                        "the directory to restore into is missing");
-        }
-        return 0;
-}
-
-static const char *service_at(const Restore *r, size_t i) {
-        return json_object_get_string(json_object_array_get_idx(r->services, i));
-}
-
-static size_t n_services(const Restore *r) {
-        return json_object_array_length(r->services);
-}
-
-static int choose_services(Restore *r, Failure *reterr) {
-        json_object *all;
-
-        if (json_get_array(r->record, "services", &all) < 0)
-                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                                "record names no services");
-        if (strcmp(r->type, "full") == 0) {
-                r->services = json_object_get(all);
-                return 0;
-        }
-        for (size_t i = 0; i < json_object_array_length(all); i++) {
-                const char *s = json_object_get_string(json_object_array_get_idx(all, i));
-
-                if (!s || strcmp(s, r->type) != 0)
-                        continue;
-                r->services = json_object_new_array();
-                if (!r->services ||
-                    json_object_array_add(r->services, json_object_new_string(s)) < 0)
-                        return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "restore");
-                return 0;
-        }
-        return fail_set(reterr, FAIL_NO_SUCH_SERVICE, ENOENT,
-                        "backup %s does not hold service '%s'", r->backup_id, r->type);
-}
-
-static int load_backup(Restore *r, Failure *reterr) {
-        const char *status;
-        bool files = true;
-        int e = open_repo(r->work, false, false, &r->repo, reterr);
-
-        if (e == -ENOENT && reterr->code == FAIL_NONE)
-                return fail_set(reterr, FAIL_NO_SUCH_BACKUP, ENOENT,
-                                "no backup %s: there is no repository", r->backup_id);
-        if (e >= 0)
-                e = repo_record_load(r->repo, r->backup_id, &r->record, reterr);
-        if (e >= 0)
-                e = choose_services(r, reterr);
-        if (e < 0)
-                return e;
-        if (json_get_string(r->record, "status", &status) < 0)
-                status = "";
-        if (strcmp(status, "completed") != 0 && !r->allow_partial)
-                return fail_set(
-                        reterr, FAIL_NOT_RESTORABLE, EPERM,
-                        "backup %s is partial: some sources could not be read; allow it with "
-                        "--allow-partial",
-                        r->backup_id);
-        if (!r->into && json_get_bool(r->record, "include_files", &files) >= 0 && !files)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, EOPNOTSUPP,
-                                "backup %s holds databases only; restore it aside with --into",
-                                r->backup_id);
-        return 0;
-}
-
-/* ---- sources ---- */
-
-static int source_of(const Restore *r, const char *service, json_object **ret) {
-        json_object *sources;
-
-        if (json_get_object(r->record, "sources", &sources) < 0)
-                return -EBADMSG;
-        return json_get_object(sources, service, ret) < 0 ? -EBADMSG : 0;
-}
-
-/* The hot image for a path as `from` allows; none is NULL. */
-static int
-open_hot(Restore *r, const char *service, const char *path, Snapshot **ret, Failure *reterr) {
-        Failure f = FAILURE_INIT;
-        int e;
-
-        *ret = NULL;
-        if (strcmp(r->from, "local") == 0)
-                return 0;
-        e = r->hot_lock < 0 ? -ENOENT : hot_open(r->work, r->backup_id, service, path, ret, &f);
-        if (e >= 0)
-                return 0;
-        if (strcmp(r->from, "hot") == 0)
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, ENOENT,
-                                "backup %s has no hot copy of %s%s%s", r->backup_id, path,
-                                f.code ? ": " : "", f.text);
-        if (f.code != FAIL_NONE)
-                log_warning("hot copy of %s is passed over: %s", path, f.text);
-        return 0;
-}
-
-static void count_stage(Restore *r, const Stage *s) {
-        r->bytes += s->bytes;
-        r->files += s->files;
-        if (s->hot)
-                r->used_hot = true;
-        else
-                r->used_local = true;
-}
 
 /* ---- by swap ---- */
-
-static TreeKind kind_of(json_object *path) {
-        const char *kind;
-
-        if (json_get_string(path, "kind", &kind) < 0)
-                return TREE_DIRECTORY;
-        return strcmp(kind, "subvolume") == 0 ? TREE_SUBVOLUME
-               : strcmp(kind, "file") == 0    ? TREE_FILE
-                                              : TREE_DIRECTORY;
-}
-
-static bool is_configured(const ConfigService *c, const char *path) {
-        for (size_t i = 0; i < c->paths.n; i++)
-                if (strcmp(c->paths.items[i], path) == 0)
-                        return true;
-        return false;
-}
 
 static int copy_excludes(IntentPath *p, json_object *source) {
         json_object *list;
@@ -217,98 +41,66 @@ static int copy_excludes(IntentPath *p, json_object *source) {
         return 0;
 }
 
-static int plan_service(Restore *r, const char *service, Failure *reterr) {
-        const ConfigService *c = config_service(r->work->config, service);
-        json_object *source, *paths;
-        int e;
+static int intend(Restore *r, const SelectionItem *item, Failure *reterr) {
+        _cleanup_close_ int area = -1;
+        json_object *source;
+        IntentPath *p;
+        int e = restore_check_target(r, item, reterr);
 
-        if (!c)
-                return fail_set(
-                        reterr, FAIL_NOT_RESTORABLE, ENOENT,
-                        "service '%s' is not configured any more; restore it aside with --into",
-                        service);
-        e = units_check(c, reterr);
+        if (e >= 0)
+                e = area = swap_open_area(item->path, true, reterr);
+        if (e >= 0)
+                e = selection_source(r->record, item->service, &source, reterr);
         if (e < 0)
                 return e;
-        if (source_of(r, service, &source) < 0 || json_get_array(source, "paths", &paths) < 0)
-                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                                "record has no sources of service %s", service);
-        for (size_t i = 0; i < json_object_array_length(paths); i++) {
-                _cleanup_free_ char *path = NULL;
-                _cleanup_close_ int area = -1;
-                IntentPath *p;
+        e = intent_add_path(&r->intent, item->service, item->root, item->path, &p);
+        if (e >= 0 && item->kind != TREE_FILE && !item->side)
+                e = copy_excludes(p, source);
+        return e < 0 ? fail_errno(reterr, FAIL_INTERNAL, -e, "restore of %s", item->path) : 0;
+}
 
-                if (json_get_path(json_object_array_get_idx(paths, i), "path", &path) < 0 ||
-                    !text_is_clean_path(path))
-                        return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                                        "record: bad path");
-                if (!is_configured(c, path))
-                        return fail_set(
-                                reterr, FAIL_NOT_RESTORABLE, ENOENT,
-                                "%s is not a Path= of service %s any more; restore it aside "
-                                "with --into",
-                                path, service);
-                /* What cannot be exchanged at all is refused before there is an intent. */
-                e = area = swap_open_area(path, true, reterr);
-                if (e < 0)
-                        return e;
-                e = intent_add_path(&r->intent, service, path, &p);
-                if (e >= 0)
-                        e = copy_excludes(p, source);
-                if (e < 0)
-                        return fail_errno(reterr, FAIL_INTERNAL, -e, "restore of %s", path);
+/* Of several paths the largest kind of tree names the method; parts of trees are files to it. */
+static void note_method(Restore *r) {
+        const char *method = "files";
+
+        for (size_t i = 0; !r->selection.files_only && i < r->selection.n; i++) {
+                const SelectionItem *item = &r->selection.items[i];
+
+                if (item->kind == TREE_SUBVOLUME)
+                        method = "subvolume";
+                else if (item->kind == TREE_DIRECTORY && strcmp(method, "files") == 0)
+                        method = "directory";
         }
-        return 0;
+        (void) snprintf(r->intent.method, sizeof(r->intent.method), "%s", method);
 }
 
-static int recorded_kind(const Restore *r, const IntentPath *p, TreeKind *ret) {
-        json_object *source, *paths;
-
-        if (source_of(r, p->service, &source) < 0 || json_get_array(source, "paths", &paths) < 0)
-                return -EBADMSG;
-        for (size_t i = 0; i < json_object_array_length(paths); i++) {
-                _cleanup_free_ char *path = NULL;
-                json_object *o = json_object_array_get_idx(paths, i);
-
-                if (json_get_path(o, "path", &path) >= 0 && strcmp(path, p->path) == 0) {
-                        *ret = kind_of(o);
-                        return 0;
-                }
-        }
-        return -EBADMSG;
-}
-
-/* Of several paths the largest kind of tree names the method. */
-static void note_method(Intent *i, TreeKind kind) {
-        const char *method = kind == TREE_SUBVOLUME ? "subvolume"
-                             : kind == TREE_FILE    ? "files"
-                                                    : "directory";
-
-        if (kind == TREE_FILE ? !*i->method : strcmp(i->method, "subvolume") != 0)
-                (void) snprintf(i->method, sizeof(i->method), "%s", method);
-}
-
-static int stage_path(Restore *r, IntentPath *p, Failure *reterr) {
+/* What the backup does not have comes as nothing: only what is live there leaves. */
+static int stage_item(Restore *r, const SelectionItem *item, IntentPath *p, Failure *reterr) {
         _cleanup_(snapshot_freep) Snapshot *hot = NULL;
         _cleanup_close_ int area = -1;
-        Stage s = { .work = r->work, .repo = r->repo, .record = r->record, .service = p->service };
-        TreeKind kind;
+        StageImage image = { .path = item->path };
+        Stage s = { .work = r->work,
+                    .repo = r->repo,
+                    .record = r->record,
+                    .service = item->service,
+                    .images = &image };
         int e;
 
-        if (recorded_kind(r, p, &kind) < 0)
-                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG, "record: %s", p->path);
-        area = swap_open_area(p->path, true, reterr);
+        if (item->kind == TREE_ABSENT)
+                return 0;
+        area = swap_open_area(item->path, true, reterr);
         if (area < 0)
                 return area;
-        e = open_hot(r, p->service, p->path, &hot, reterr);
+        e = restore_open_hot(r, item->service, item->path, &hot, reterr);
         if (e < 0)
                 return e;
-        s.hot = hot;
-        e = stage_tree(&s, p->path, kind, area, p->stage, p->excludes, p->n_excludes, reterr);
+        image.image = hot;
+        s.n_images = hot ? 1 : 0;
+        e = stage_tree(&s, item->path, item->kind, area, p->stage, p->excludes, p->n_excludes,
+                       reterr);
         if (e < 0)
                 return e;
-        count_stage(r, &s);
-        note_method(&r->intent, kind);
+        restore_count(r, &s, hot);
         return tree_identify(area, p->stage, &p->new_id, reterr);
 }
 
@@ -321,75 +113,37 @@ static const IntentPath *path_above(const Restore *r, const char *path) {
         return NULL;
 }
 
-/* Opens the staged directory that holds `path`; for a Path= that is the database, the area itself.
- */
-static int open_staged_dir(const IntentPath *p, const char *path, char **ret_name) {
-        Failure ignored = FAILURE_INIT;
-        _cleanup_close_ int area = area_open(p->path, false, NULL, NULL, &ignored);
-        _cleanup_free_ char *relative = NULL;
-        char *slash;
+/* Opens the directory that holds `path` in a staged tree. */
+static int open_staged_dir(const IntentPath *p, int area, const char *path, const char **ret_name) {
+        _cleanup_free_ char *relative = text_printf("%s/%s", p->stage, path + strlen(p->path) + 1);
 
-        if (area < 0)
-                return area;
-        if (strcmp(path, p->path) == 0) {
-                *ret_name = strdup(p->stage);
-                return *ret_name ? TAKE_FD(area) : -ENOMEM;
-        }
-        relative = text_printf("%s/%s", p->stage, path + strlen(p->path) + 1);
         if (!relative)
                 return -ENOMEM;
-        slash = strrchr(relative, '/');
-        *slash = 0;
-        *ret_name = strdup(slash + 1);
+        *strrchr(relative, '/') = 0;
+        *ret_name = strrchr(path, '/') + 1;
         /* A staged subvolume is another device below the area. */
-        return *ret_name ? fd_open_beneath(area, relative, O_PATH | O_DIRECTORY, 0, true) : -ENOMEM;
-}
-
-static int put_times_back(int dirfd, const char *name, const struct stat *st) {
-        const struct timespec times[2] = { st->st_atim, st->st_mtim };
-
-        return utimensat(dirfd, name, times, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+        return fd_open_beneath(area, relative, O_PATH | O_DIRECTORY, 0, true);
 }
 
 static int check_database(Restore *r, json_object *o, Failure *reterr) {
-        _cleanup_free_ char *path = NULL, *name = NULL;
-        _cleanup_close_ int dir = -1;
+        _cleanup_free_ char *path = NULL;
+        _cleanup_close_ int dir = -1, area = -1;
+        const char *verdict, *name;
         const IntentPath *p;
-        const char *verdict;
-        HoldVerdict answer = HOLD_UNCHECKED;
-        HoldDatabase d = { 0 };
-        HoldImageJob job = { .libexec_dir = proc_libexec_dir(),
-                             .databases = &d,
-                             .n = 1,
-                             .timeout_usec = CHECK_TIMEOUT_USEC,
-                             .interrupted = work_interrupted,
-                             .userdata = r->work };
-        struct stat st, dir_st;
-        int e;
 
         /* What was not good when it was stored is the user's to accept, by allow_partial. */
         if (json_get_path(o, "path", &path) < 0 || json_get_string(o, "check", &verdict) < 0 ||
             strcmp(verdict, "ok") != 0 || !(p = path_above(r, path)))
                 return 0;
-        dir = open_staged_dir(p, path, &name);
-        if (dir < 0 || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-                return fail_errno(reterr, FAIL_INTEGRITY_FAILURE, dir < 0 ? -dir : errno,
-                                  "staged database %s", path);
-        d = (HoldDatabase){
-                .path = path, .dirfd = dir, .name = name, .uid = st.st_uid, .gid = st.st_gid
-        };
-        e = fstatat(dir, ".", &dir_st, 0) < 0 ? -errno : hold_check(&job, &answer, reterr);
-        /* A check may leave traces of its opening; what is swapped in shows the backup's times. */
-        if (e >= 0)
-                e = put_times_back(dir, name, &st);
-        if (e >= 0)
-                e = put_times_back(dir, ".", &dir_st);
-        if (e < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, -e, "checking restored database %s", path);
-        if (e >= 0 && answer != HOLD_OK)
-                e = fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                             "restored database %s failed its check: %s", path, d.failure.text);
-        return e;
+        area = swap_open_area(p->path, false, reterr);
+        if (area < 0)
+                return area;
+        if (strcmp(path, p->path) == 0)
+                return restore_check_staged_file(r->work, area, p->stage, path, reterr);
+        dir = open_staged_dir(p, area, path, &name);
+        if (dir < 0)
+                return fail_errno(reterr, FAIL_INTEGRITY_FAILURE, -dir, "staged database %s", path);
+        return restore_check_database(r->work, dir, name, path, reterr);
 }
 
 /* A hot copy's databases were checked in that very image; those from the repository were rebuilt.
@@ -403,6 +157,7 @@ static int check_databases(Restore *r, Failure *reterr) {
         work_phase(r->work, "verify");
         for (size_t i = 0; e >= 0 && i < json_object_array_length(list); i++) {
                 e = check_database(r, json_object_array_get_idx(list, i), reterr);
+                step("checked");
                 if (e >= 0)
                         e = work_check(r->work, reterr);
         }
@@ -414,7 +169,7 @@ static int stage_all(Restore *r, Failure *reterr) {
 
         work_phase(r->work, "stage");
         for (size_t i = 0; e >= 0 && i < r->intent.n_paths; i++) {
-                e = stage_path(r, &r->intent.paths[i], reterr);
+                e = stage_item(r, &r->selection.items[i], &r->intent.paths[i], reterr);
                 step("staged");
         }
         (void) snprintf(r->intent.from, sizeof(r->intent.from), "%s",
@@ -436,9 +191,10 @@ static int restore_by_swap(Restore *r, Failure *reterr) {
 
         (void) snprintf(r->intent.restore_id, sizeof(r->intent.restore_id), "%s", r->restore_id);
         (void) snprintf(r->intent.backup_id, sizeof(r->intent.backup_id), "%s", r->backup_id);
-        r->intent.services = json_object_get(r->services);
-        for (size_t i = 0; e >= 0 && i < n_services(r); i++)
-                e = plan_service(r, service_at(r, i), reterr);
+        r->intent.services = json_object_get(r->selection.services);
+        for (size_t i = 0; e >= 0 && i < r->selection.n; i++)
+                e = intend(r, &r->selection.items[i], reterr);
+        note_method(r);
         if (e >= 0)
                 e = intent_begin(w, &r->intent, reterr);
         /* From here on a crash must find the names of what is staged. */
@@ -462,46 +218,112 @@ static int restore_by_swap(Restore *r, Failure *reterr) {
 
 /* ---- aside ---- */
 
-static int aside_service(Restore *r, const char *service, Failure *reterr) {
-        _cleanup_(snapshot_freep) Snapshot *hot = NULL;
-        json_object *source, *paths;
-        Stage s = { .work = r->work, .repo = r->repo, .record = r->record, .service = service };
-        int e = 0;
+/* What one service gives: its hot images where there are some, and which paths are wanted. */
+typedef struct Aside {
+        StageImage *images;
+        size_t n_images;
+        const char **only;
+        size_t n_only;
+        bool all_hot;
+} Aside;
 
-        /* One image serves all paths, or the repository does. */
-        if (source_of(r, service, &source) < 0 || json_get_array(source, "paths", &paths) < 0)
-                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
-                                "record has no sources of service %s", service);
-        if (json_object_array_length(paths) == 1) {
-                _cleanup_free_ char *path = NULL;
-
-                if (json_get_path(json_object_array_get_idx(paths, 0), "path", &path) >= 0)
-                        e = open_hot(r, service, path, &hot, reterr);
-        } else if (strcmp(r->from, "hot") == 0) {
-                e = fail_set(reterr, FAIL_NOT_RESTORABLE, EOPNOTSUPP,
-                             "service %s has several paths: aside it comes from the local copy",
-                             service);
+static void aside_done(Aside *a) {
+        for (size_t i = 0; i < a->n_images; i++) {
+                free((char *) a->images[i].path);
+                snapshot_free(a->images[i].image);
         }
+        free(a->images);
+        free(a->only);
+}
+
+static int open_images(Restore *r, const char *service, Aside *a, Failure *reterr) {
+        json_object *source, *paths;
+        int e = selection_source(r->record, service, &source, reterr);
+
         if (e < 0)
                 return e;
-        s.hot = hot;
-        e = stage_aside(&s, r->work->fds.fds[0], reterr);
+        (void) json_get_array(source, "paths", &paths); /* it was just there */
+        a->images = calloc(json_object_array_length(paths) + 1, sizeof(*a->images));
+        if (!a->images)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "restore");
+        a->all_hot = true;
+        for (size_t i = 0; i < json_object_array_length(paths); i++) {
+                _cleanup_free_ char *path = NULL;
+                Snapshot *image;
+
+                if (json_get_path(json_object_array_get_idx(paths, i), "path", &path) < 0)
+                        return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
+                                        "record: bad path");
+                e = restore_open_hot(r, service, path, &image, reterr);
+                if (e < 0)
+                        return e;
+                if (!image) {
+                        a->all_hot = false;
+                        continue;
+                }
+                a->images[a->n_images++] = (StageImage){ .path = TAKE_PTR(path), .image = image };
+        }
+        return 0;
+}
+
+static int choose_paths(const Restore *r, const char *service, Aside *a, Failure *reterr) {
+        if (!r->selection.named)
+                return 0;
+        a->only = calloc(r->selection.n + 1, sizeof(*a->only));
+        if (!a->only)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "restore");
+        for (size_t i = 0; i < r->selection.n; i++)
+                if (strcmp(r->selection.items[i].service, service) == 0)
+                        a->only[a->n_only++] = r->selection.items[i].path;
+        return 0;
+}
+
+/* One file by name is put where the caller points, with what belongs to a database. */
+static bool is_single_file(const Selection *s) {
+        size_t files = 0;
+
+        for (size_t i = 0; i < s->n; i++) {
+                if (s->items[i].kind == TREE_DIRECTORY || s->items[i].kind == TREE_SUBVOLUME)
+                        return false;
+                files += !s->items[i].side;
+        }
+        return s->named && files == 1;
+}
+
+static int aside_service(Restore *r, const char *service, Failure *reterr) {
+        _cleanup_(aside_done) Aside a = { .images = NULL };
+        Stage s = { .work = r->work, .repo = r->repo, .record = r->record, .service = service };
+        int dirfd = r->directory;
+        int e = open_images(r, service, &a, reterr);
+
         if (e >= 0)
-                count_stage(r, &s);
+                e = choose_paths(r, service, &a, reterr);
+        if (e < 0)
+                return e;
+        s.images = a.images;
+        s.n_images = a.n_images;
+        s.only = a.only;
+        s.n_only = a.n_only;
+        e = is_single_file(&r->selection) ? stage_files_aside(&s, dirfd, r->restore_id, reterr)
+                                          : stage_aside(&s, dirfd, reterr);
+        if (e >= 0)
+                restore_count(r, &s, a.all_hot);
         return e;
 }
 
 static int restore_aside(Restore *r, Failure *reterr) {
+        json_object *services = r->selection.services;
         int e = 0;
 
         work_accepted(r->work);
         work_phase(r->work, "stage");
-        for (size_t i = 0; e >= 0 && i < n_services(r); i++)
-                e = aside_service(r, service_at(r, i), reterr);
+        for (size_t i = 0; e >= 0 && i < json_object_array_length(services); i++)
+                e = aside_service(r, json_object_get_string(json_object_array_get_idx(services, i)),
+                                  reterr);
         return e;
 }
 
-/* ---- verbs ---- */
+/* ---- the verb ---- */
 
 static json_object *restore_summary(const Restore *r) {
         json_object *o = json_object_new_object();
@@ -511,6 +333,8 @@ static json_object *restore_summary(const Restore *r) {
             json_put_string(o, "method", r->into ? "aside" : r->intent.method) < 0 ||
             json_put_string(o, "from", r->used_local ? "local" : "hot") < 0 ||
             json_put_u64(o, "bytes", r->bytes) < 0 || json_put_u64(o, "files", r->files) < 0 ||
+            json_put_u64(o, "lacking", r->n_lacking) < 0 ||
+            json_put(o, "lacking_paths", json_object_get(r->lacking)) < 0 ||
             json_put_u64(o, "swap_usec", r->intent.swap_usec) < 0 ||
             json_put_u64(o, "units_down_usec", r->intent.units_down_usec) < 0) {
                 json_object_put(o);
@@ -522,31 +346,81 @@ static json_object *restore_summary(const Restore *r) {
 static void set_totals(Restore *r) {
         json_object *manifest;
 
-        if (strcmp(r->type, "full") != 0 || json_get_object(r->record, "manifest", &manifest) < 0)
+        if (strcmp(r->type, "full") != 0 || r->selection.named || r->selection.files_only ||
+            json_get_object(r->record, "manifest", &manifest) < 0)
                 return;
         (void) json_get_u64(manifest, "bytes", &r->work->bytes_total);
         (void) json_get_u64(manifest, "entries", &r->work->files_total);
 }
 
-int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
-        _cleanup_(restore_done) Restore r = { .work = w, .hot_lock = -1, .intent = INTENT_INIT };
-        Failure ignored = FAILURE_INIT;
-        int e;
+static int check_directory(Restore *r, Failure *reterr) {
+        struct stat st;
+        int e = request_fd(r->work, REQUEST_FD_DIRECTORY, &r->directory, reterr);
 
-        e = read_request(&r, reterr);
-        if (e >= 0 && !r.into && intent_recover_all(w, &ignored) < 0)
+        r->into = e >= 0 && r->directory >= 0;
+        if (!r->into)
+                return e;
+        if (fstat(r->directory, &st) < 0 || !S_ISDIR(st.st_mode))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, ENOTDIR,
+                                "the directory to restore into is missing");
+        return 0;
+}
+
+/* All that must be known before anything is written. */
+static int prepare(Restore *r, Failure *reterr) {
+        Work *w = r->work;
+        Failure ignored = FAILURE_INIT;
+        int e = work_uuid(w, "restore_id", &r->restore_id, reterr);
+
+        if (e >= 0)
+                e = restore_read_request(r, reterr);
+        if (e >= 0)
+                e = restore_check_from(r, reterr);
+        if (e >= 0)
+                e = check_directory(r, reterr);
+        if (e >= 0 && !r->into && intent_recover_all(w, &ignored) < 0)
                 log_warning("an earlier restore needs attention: %s", ignored.text);
         if (e >= 0)
-                e = load_backup(&r, reterr);
-        if (e >= 0 && !r.into)
-                e = state_lock_services(w, r.services, LOCK_TIMEOUT_USEC, &r.locks, reterr);
+                e = restore_load(r, reterr);
+        if (e >= 0)
+                e = selection_items(&r->selection, w, r->repo, r->record, !r->into, reterr);
+        if (e >= 0)
+                e = restore_check_partial(r, reterr);
+        if (e >= 0 && !r->into)
+                e = state_lock_services(w, r->selection.services, LOCK_TIMEOUT_USEC, &r->locks,
+                                        reterr);
+        return e;
+}
+
+/* Partial is never success, even when it was allowed. */
+static void tell_partial(const Restore *r, const char **ret_result, Failure *reterr) {
+        const char *first =
+                json_object_array_length(r->lacking) > 0
+                        ? json_object_get_string(json_object_array_get_idx(r->lacking, 0))
+                        : "unnamed";
+
+        (void) fail_set(
+                reterr, FAIL_SOURCE_MISSING, ENODATA,
+                "restored, but backup %s lacks or could not vouch for %llu entries (%s%s)%s",
+                r->backup_id, (unsigned long long) r->n_lacking, first,
+                r->n_lacking > 1 ? ", …" : "",
+                r->into ? ""
+                        : "; what was live there is kept with the replaced data until it is "
+                          "confirmed");
+        *ret_result = "partial";
+}
+
+int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        _cleanup_(restore_done) Restore r = RESTORE_INIT(w);
+        int e = prepare(&r, reterr);
+
         if (e < 0)
                 return e;
-        ignored = FAILURE_INIT;
-        r.hot_lock = hot_lock(w, false, &ignored); /* without it hot copies are passed over */
         set_totals(&r);
         e = r.into ? restore_aside(&r, reterr) : restore_by_swap(&r, reterr);
         work_progress(w, true);
         *ret_summary = restore_summary(&r);
+        if (e >= 0 && r.n_lacking > 0)
+                tell_partial(&r, ret_result, reterr);
         return e;
 }

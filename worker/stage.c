@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "base/names.h"
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/carry.h"
@@ -48,7 +49,22 @@ static const char *inside(const Extraction *x, const char *path) {
         return path[n] == 0 ? path + n : path + n + 1;
 }
 
+/* True if this live path was asked for, or lies in what was. */
+static bool is_wanted(const Stage *s, const char *path) {
+        for (size_t i = 0; s->only && i < s->n_only; i++)
+                if (text_path_is_below(path, s->only[i]))
+                        return true;
+        return !s->only;
+}
+
 /* ---- content ---- */
+
+static Snapshot *image_of(const Stage *s, const char *path) {
+        for (size_t i = 0; i < s->n_images; i++)
+                if (text_path_is_below(path, s->images[i].path))
+                        return s->images[i].image;
+        return NULL;
+}
 
 typedef struct Writer {
         Stage *stage;
@@ -72,15 +88,17 @@ write_chunk(void *userdata, uint64_t offset, const void *data, size_t n, Failure
 }
 
 /* The image is the backup's own bytes, by identity: its blocks are shared instead of copied. */
-static int clone_content(Stage *s, const Entry *e, int fd, Failure *reterr) {
-        _cleanup_free_ char *path = entry_path(e);
+static int clone_content(Stage *s,
+                         Snapshot *image,
+                         const char *path,
+                         const Entry *e,
+                         int fd,
+                         Failure *reterr) {
         _cleanup_close_ int source = -1;
         uint64_t copied = 0;
         int r;
 
-        if (!path)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", e->name);
-        source = snapshot_open_path(s->hot, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+        source = snapshot_open_path(image, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
         r = source < 0 ? source : arc_copy_content(source, fd, &copied);
         if (r < 0)
                 return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
@@ -93,17 +111,22 @@ static int clone_content(Stage *s, const Entry *e, int fd, Failure *reterr) {
 static int write_content(void *userdata, const Entry *e, int fd, Failure *reterr) {
         Extraction *x = userdata;
         Writer to = { .stage = x->stage, .entry = e, .fd = fd };
+        _cleanup_free_ char *path = entry_path(e);
+        Snapshot *image;
 
-        if (x->stage->hot)
-                return clone_content(x->stage, e, fd, reterr);
+        if (!path)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", e->name);
+        image = image_of(x->stage, path);
+        if (image)
+                return clone_content(x->stage, image, path, e, fd, reterr);
         return repo_content_read(x->manifest, e, write_chunk, &to, reterr);
 }
 
 /* ---- entries ---- */
 
 /*
- * A hard link whose object lies in another Path= of the service: this tree gets one of its own,
- * since a swap moves each path for itself.
+ * A hard link whose object lies in another Path= of the service, or was not asked for: this tree
+ * gets one of its own, since a swap moves each path for itself.
  */
 static int find_linked(Extraction *x, const Entry *link, Entry *ret, Failure *reterr) {
         _cleanup_free_ char *dir = strdup(link->target);
@@ -143,7 +166,7 @@ static int put_entry(Extraction *x, const Entry *e, const char *path, Failure *r
                 if (!e->target || e->target[0] != '/')
                         return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EBADMSG,
                                         "%s is a hard link to nothing", e->name);
-                link = inside(x, e->target);
+                link = is_wanted(x->stage, e->target) ? inside(x, e->target) : NULL;
                 if (!link) {
                         r = find_linked(x, e, &file, reterr);
                         if (r < 0)
@@ -186,7 +209,8 @@ static int put_range(Extraction *x, const char *dir, const char *only, Failure *
                         return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", e->name);
                 if (!inside(x, path))
                         return 0;
-                r = put_entry(x, e, inside(x, path), reterr);
+                if (is_wanted(x->stage, path))
+                        r = put_entry(x, e, inside(x, path), reterr);
         }
         return r;
 }
@@ -258,41 +282,136 @@ int stage_aside(Stage *s, int dirfd, Failure *reterr) {
         return r;
 }
 
+/* ---- single files aside ---- */
+
+/* In a private directory first: who may write to `dirfd` could change what is half made. */
+static int extract_files(Stage *s, int dirfd, const char *work_name, Failure *reterr) {
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < s->n_only; i++) {
+                _cleanup_close_ int private = fs_open_dir(dirfd, work_name);
+                const char *path = s->only[i];
+
+                if (private < 0)
+                        return fail_errno(reterr, FAIL_INTERNAL, -private, "%s", work_name);
+                r = extract_tree(s, path, private, strrchr(path, '/') + 1, reterr);
+                if (r >= 0 && syncfs(private) < 0)
+                        r = fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno,
+                                       "syncing");
+        }
+        return r;
+}
+
+static int name_taken(const char *name, Failure *reterr) {
+        return fail_set(reterr, FAIL_TARGET_IN_USE, EEXIST,
+                        "the directory to restore into has a '%s' already: nothing is overwritten",
+                        name);
+}
+
+static int check_names_free(const Stage *s, int dirfd, Failure *reterr) {
+        struct stat st;
+
+        for (size_t i = 0; i < s->n_only; i++) {
+                const char *name = strrchr(s->only[i], '/') + 1;
+
+                if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+                        return name_taken(name, reterr);
+        }
+        return 0;
+}
+
+static int move_out(const Stage *s, int dirfd, const char *work_name, Failure *reterr) {
+        _cleanup_close_ int private = fs_open_dir(dirfd, work_name);
+
+        if (private < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -private, "%s", work_name);
+        for (size_t i = 0; i < s->n_only; i++) {
+                const char *name = strrchr(s->only[i], '/') + 1;
+                int r = renameat2(private, name, dirfd, name, RENAME_NOREPLACE) < 0 ? -errno : 0;
+
+                if (r >= 0)
+                        continue;
+                while (i-- > 0) { /* back to what is removed */
+                        const char *moved = strrchr(s->only[i], '/') + 1;
+
+                        (void) renameat2(dirfd, moved, private, moved, RENAME_NOREPLACE);
+                }
+                return r == -EEXIST ? name_taken(name, reterr)
+                                    : fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
+                                                 "moving %s into place", name);
+        }
+        return syncfs(dirfd) < 0 ? fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL),
+                                              errno, "syncing")
+                                 : 0;
+}
+
+int stage_files_aside(Stage *s, int dirfd, const char *id, Failure *reterr) {
+        _cleanup_free_ char *work_name = text_printf(".holdpoint-restore.%s", id);
+        int r;
+
+        if (!work_name)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "restore");
+        r = check_names_free(s, dirfd, reterr);
+        if (r < 0)
+                return r;
+        if (mkdirat(dirfd, work_name, 0700) < 0)
+                return fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno,
+                                  "directory to restore into");
+        r = extract_files(s, dirfd, work_name, reterr);
+        if (r >= 0)
+                r = move_out(s, dirfd, work_name, reterr);
+        if (fs_remove_tree(dirfd, work_name, NULL, NULL) < 0)
+                log_warning("%s is left in the directory to restore into", work_name);
+        return r;
+}
+
 /* ---- subvolumes ---- */
 
-static bool image_is_root(const Stage *s, const char *path) {
-        _cleanup_json_ json_object *identity = snapshot_identity(s->hot);
+static bool image_is_root(Snapshot *image, const char *path) {
+        _cleanup_json_ json_object *identity = image ? snapshot_identity(image) : NULL;
         _cleanup_free_ char *root = NULL;
 
         return identity && json_get_path(identity, "root", &root) >= 0 && strcmp(root, path) == 0;
 }
 
-/* What the image has beyond the backup: the excluded paths of that instant. */
+/* What restores of parts of the tree kept in it belongs to the tree that had it. */
+static int drop_area(int tree) {
+        struct stat st;
+        int r = fstat(tree, &st) < 0 ? -errno : fs_remove_tree(tree, HP_AREA_NAME, NULL, NULL);
+        const struct timespec times[2] = { st.st_atim, st.st_mtim };
+
+        if (r >= 0 && futimens(tree, times) < 0)
+                r = -errno;
+        return r;
+}
+
+/* What the image has beyond the backup: the excluded paths of that instant, and an area. */
 static int
 drop_excluded(int dirfd, const char *name, char *const *excludes, size_t n, Failure *reterr) {
         Globs *rules = NULL;
         _cleanup_close_ int tree = fs_open_dir(dirfd, name);
-        int r;
+        int r = tree < 0 ? tree : drop_area(tree);
 
-        if (tree < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, -tree, "staged tree");
+        if (r < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -r, "staged tree");
         r = globs_new((const char *const *) excludes, n, &rules, reterr);
         if (r >= 0)
-                r = carry_clear(tree, rules, reterr);
+                r = carry_clear(tree, "", rules, reterr);
         globs_free(rules);
         return r;
 }
 
 static int snapshot_tree(Stage *s,
+                         Snapshot *image,
                          int dirfd,
                          const char *name,
                          char *const *excludes,
                          size_t n,
                          Failure *reterr) {
         json_object *manifest;
-        int r = tree_make_snapshot(snapshot_fd(s->hot), dirfd, name, reterr);
+        int r = tree_make_snapshot(snapshot_fd(image), dirfd, name, reterr);
 
-        if (r >= 0 && n > 0)
+        if (r >= 0)
                 r = drop_excluded(dirfd, name, excludes, n, reterr);
         if (r >= 0 && json_get_object(s->record, "manifest", &manifest) >= 0) {
                 (void) json_get_u64(manifest, "entries", &s->files); /* only told, not relied on */
@@ -312,8 +431,8 @@ int stage_tree(Stage *s,
         Failure no_subvolume = FAILURE_INIT;
         int r;
 
-        if (kind == TREE_SUBVOLUME && s->hot && image_is_root(s, path)) {
-                r = snapshot_tree(s, dirfd, name, excludes, n_excludes, reterr);
+        if (kind == TREE_SUBVOLUME && image_is_root(image_of(s, path), path)) {
+                r = snapshot_tree(s, image_of(s, path), dirfd, name, excludes, n_excludes, reterr);
         } else {
                 /* On a file system without subvolumes a directory takes its place. */
                 if (kind == TREE_SUBVOLUME && tree_make_subvolume(dirfd, name, &no_subvolume) < 0 &&

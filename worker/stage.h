@@ -10,12 +10,21 @@
 #include "worker/intent.h"
 #include "worker/work.h"
 
+/* The hot image that holds the content of what lies below a live path. */
+typedef struct StageImage {
+        const char *path;
+        Snapshot *image;
+} StageImage;
+
 typedef struct Stage {
         Work *work;
         Repo *repo;
         json_object *record;
         const char *service;
-        Snapshot *hot;         /* image to take content from; NULL: the repository */
+        const StageImage *images; /* where content comes from; what is in none: the repository */
+        size_t n_images;
+        const char *const *only; /* stage_aside(): these live paths, with all below; NULL: all */
+        size_t n_only;
         uint64_t bytes, files; /* what was made */
 } Stage;
 
@@ -33,5 +42,14 @@ int stage_tree(Stage *s,
                size_t n_excludes,
                Failure *reterr);
 
-/* Makes SERVICE/ABSOLUTE/PATH… of the whole service below `dirfd`, which is the caller's. */
+/*
+ * Makes SERVICE/ABSOLUTE/PATH… of the whole service, or of `s->only`, below `dirfd`, which is the
+ * caller's. Directories above what is made are root's alone.
+ */
 int stage_aside(Stage *s, int dirfd, Failure *reterr);
+
+/*
+ * Makes the files `s->only` under their own names in `dirfd`, all or none. FAIL_TARGET_IN_USE when
+ * one is there already. `id` makes the name of the private directory they are made in first.
+ */
+int stage_files_aside(Stage *s, int dirfd, const char *id, Failure *reterr);

@@ -37,10 +37,10 @@ static void place_done(Place *p) {
 
 int swap_open_area(const char *path, bool create, Failure *reterr) {
         Failure f = FAILURE_INIT;
-        bool is_root;
+        bool is_root = false;
         int area = area_open(path, create, NULL, &is_root, &f);
 
-        if (area < 0) {
+        if (area < 0 && !is_root) {
                 /* Nobody takes a snapshot here. */
                 if (f.code == FAIL_SNAPSHOT_FAILED)
                         f.code = FAIL_NOT_RESTORABLE;
@@ -146,6 +146,13 @@ static int open_trees(const IntentPath *p, const Place *place, int *ret_live, in
         return *ret_live < 0 || *ret_staged < 0 ? -ENOTDIR : 0;
 }
 
+/* Where the tree stands below the Path= that its rules begin at; "" for that itself. */
+static const char *below_root(const IntentPath *p) {
+        const char *at = p->path + strlen(p->root);
+
+        return *at == '/' ? at + 1 : at;
+}
+
 static bool same_device(int a, int b) {
         struct stat x, y;
 
@@ -177,9 +184,9 @@ static int plan_carry(Work *w, IntentPath *p, Failure *reterr) {
         c.to = staged;
         c.by_rename = same_device(live, staged);
         /* A kept tree still has what it had when it left; what is live now replaces it. */
-        r = c.by_rename ? 0 : carry_clear(staged, rules, reterr);
+        r = c.by_rename ? 0 : carry_clear(staged, below_root(p), rules, reterr);
         if (r >= 0)
-                r = carry_find(live, rules, carry_one, &c, reterr);
+                r = carry_find(live, below_root(p), rules, carry_one, &c, reterr);
         if (r >= 0 && c.bytes > 0)
                 log_info("%s: %llu bytes of excluded files copied", p->path,
                          (unsigned long long) c.bytes);
@@ -222,7 +229,8 @@ static int move_excluded(IntentPath *p, bool back, Failure *reterr) {
         return r;
 }
 
-typedef enum Position { POSITION_UNKNOWN, POSITION_OLD, POSITION_NEW } Position;
+/* Nothing is at the target, and neither side has something for it: it is where it should be. */
+typedef enum Position { POSITION_UNKNOWN, POSITION_OLD, POSITION_NEW, POSITION_BOTH } Position;
 
 static int find_position(const IntentPath *p, Position *ret, Failure *reterr) {
         _cleanup_(place_done) Place place = PLACE_INIT;
@@ -233,9 +241,12 @@ static int find_position(const IntentPath *p, Position *ret, Failure *reterr) {
                 r = tree_identify(place.parent, place.name, &live, reterr);
         if (r < 0)
                 return r;
-        *ret = tree_id_equal(&live, &p->new_id)   ? POSITION_NEW
-               : tree_id_equal(&live, &p->old_id) ? POSITION_OLD
-                                                  : POSITION_UNKNOWN;
+        if (tree_id_equal(&p->new_id, &p->old_id))
+                *ret = tree_id_equal(&live, &p->new_id) ? POSITION_BOTH : POSITION_UNKNOWN;
+        else
+                *ret = tree_id_equal(&live, &p->new_id)   ? POSITION_NEW
+                       : tree_id_equal(&live, &p->old_id) ? POSITION_OLD
+                                                          : POSITION_UNKNOWN;
         return 0;
 }
 
@@ -250,12 +261,34 @@ static int is_strange(const IntentPath *p, Failure *reterr) {
 
 static int exchange(IntentPath *p, bool want_new, Failure *reterr) {
         _cleanup_(place_done) Place place = PLACE_INIT;
-        int r = place_open(p, &place, reterr);
+        Position at;
+        int r;
 
+        if (p->old_id.kind == TREE_ABSENT && p->new_id.kind == TREE_ABSENT) {
+                r = find_position(p, &at, reterr);
+                if (r >= 0 && at == POSITION_UNKNOWN)
+                        r = fail_set(reterr, FAIL_TARGET_IN_USE, ESTALE,
+                                     "%s came while it was exchanged: stop who made it", p->path);
+                return r;
+        }
+        r = place_open(p, &place, reterr);
         if (r >= 0)
                 r = tree_exchange(place.parent, place.name, leaving(p, want_new), place.area,
                                   p->stage, coming(p, want_new), reterr);
         return r;
+}
+
+/* Somebody put something else there: fine only as long as what was to come is still staged. */
+static int check_untouched(const IntentPath *p, const TreeId *staged_id, Failure *reterr) {
+        _cleanup_(place_done) Place place = PLACE_INIT;
+        TreeId staged;
+        int r = place_open(p, &place, reterr);
+
+        if (r >= 0)
+                r = tree_identify(place.area, p->stage, &staged, reterr);
+        if (r < 0)
+                return r;
+        return p->n_moves > 0 || !tree_id_equal(&staged, staged_id) ? is_strange(p, reterr) : 0;
 }
 
 /* Puts every path back that has arrived at `want_new`, then the excluded paths. */
@@ -267,8 +300,8 @@ static int undo(Intent *i, bool want_new, Failure *reterr) {
                 r = find_position(&i->paths[k], &at, reterr);
                 if (r >= 0 && at == arrived)
                         r = exchange(&i->paths[k], !want_new, reterr);
-                else if (r >= 0 && at == POSITION_UNKNOWN && i->paths[k].n_moves > 0)
-                        r = is_strange(&i->paths[k], reterr);
+                else if (r >= 0 && at == POSITION_UNKNOWN)
+                        r = check_untouched(&i->paths[k], coming(&i->paths[k], want_new), reterr);
                 step("undone");
         }
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
@@ -360,28 +393,61 @@ static int clear_failure(Failure *f) {
         return 0;
 }
 
-static int remove_stages(Work *w, Intent *i, Failure *reterr) {
+/*
+ * The area alone, as far as it still is: the directory of a path may have been removed since. Fills
+ * `ret` with the nearest directory that is there; its area is -1 if there is none.
+ */
+static int kept_place_open(const IntentPath *p, Place *ret, Failure *reterr) {
+        _cleanup_free_ char *target = strdup(p->path), *dir = NULL;
+        char *slash;
+        int r;
+
+        if (!target)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", p->path);
+        for (;;) {
+                slash = strrchr(target, '/');
+                free(dir);
+                dir = slash == target ? strdup("/") : strndup(target, (size_t) (slash - target));
+                ret->parent = dir ? fd_open_absolute(dir, O_RDONLY | O_DIRECTORY) : -ENOMEM;
+                if (ret->parent >= 0 || ret->parent != -ENOENT || !text_path_is_below(dir, p->root))
+                        break;
+                *slash = 0;
+        }
+        if (ret->parent < 0)
+                return fail_errno(reterr, FAIL_NOT_RESTORABLE, -ret->parent,
+                                  "%s, the directory of %s", dir ? dir : "", target);
+        r = ret->area = swap_open_area(target, false, reterr);
+        return r == -ENOENT ? clear_failure(reterr) : r < 0 ? r : 0;
+}
+
+static int remove_stage(const IntentPath *p, Failure *reterr) {
+        _cleanup_free_ char *check = text_printf("%s" SWAP_CHECK_SUFFIX, p->stage);
+        _cleanup_(place_done) Place place = PLACE_INIT;
+        int r = check ? kept_place_open(p, &place, reterr)
+                      : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", p->stage);
+
+        if (r < 0 || place.area < 0)
+                return r;
+        r = tree_remove(place.area, check, NULL, NULL, reterr);
+        if (r >= 0)
+                r = tree_remove(place.area, p->stage, NULL, NULL, reterr);
+        if (r >= 0 && (r = fs_sync(place.area)) < 0)
+                r = fail_errno(reterr, FAIL_INTERNAL, -r, "%s", p->stage);
+        return r;
+}
+
+static int remove_stages(Intent *i, Failure *reterr) {
         int r = 0;
 
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++) {
-                _cleanup_(place_done) Place place = PLACE_INIT;
-
-                r = place_open(&i->paths[k], &place, reterr);
-                if (r == -ENOENT && place.parent >= 0 && i->state == INTENT_STAGING) {
-                        r = clear_failure(reterr); /* no area: it came to nothing before that */
-                        continue;
-                }
-                if (r >= 0)
-                        r = tree_remove(place.area, i->paths[k].stage, NULL, NULL, reterr);
-                if (r >= 0 && (r = fs_sync(place.area)) < 0)
-                        r = fail_errno(reterr, FAIL_INTERNAL, -r, "%s", i->paths[k].stage);
+                r = remove_stage(&i->paths[k], reterr);
                 step("removed");
         }
         return r;
 }
 
 int swap_abandon(Work *w, Intent *i, const Failure *why, Failure *reterr) {
-        int r = remove_stages(w, i, reterr);
+        int r = remove_stages(i, reterr);
 
         if (r < 0)
                 return r;
@@ -390,35 +456,59 @@ int swap_abandon(Work *w, Intent *i, const Failure *why, Failure *reterr) {
         return settle(w, i, INTENT_FAILED, reterr);
 }
 
+static int gone_elsewhere(const IntentPath *p, Failure *reterr) {
+        return fail_set(reterr, FAIL_NOT_RESTORABLE, ESTALE,
+                        "the tree kept for %s is not where it was: is its file system "
+                        "mounted? Nothing was removed",
+                        p->path);
+}
+
 /*
- * Is each kept tree what is about to be removed? Absent is fine if it was removed already, which
+ * The area of a part of a subvolume lies in it, and a later restore of the whole took it along: it
+ * is gone once that is confirmed, and not before, since a rollback of that brings it back.
+ */
+static int area_was_replaced(Work *w, const Intent *i, const IntentPath *p, Failure *reterr) {
+        char keeper[40];
+
+        if (!intent_find_keeper(w, i, keeper))
+                return 0;
+        return fail_set(reterr, FAIL_NOT_RESTORABLE, EBUSY,
+                        "what was kept for %s lies in the tree that restore %s replaced: confirm "
+                        "that one first",
+                        p->path, keeper);
+}
+
+/*
+ * Is the kept tree what is about to be removed? Absent is fine if it was removed already, which
  * only the file system that it lay on can tell: another one may be mounted there, or none.
  */
-static int check_kept(const Intent *i, Failure *reterr) {
-        for (size_t k = 0; k < i->n_paths; k++) {
-                const IntentPath *p = &i->paths[k];
-                const TreeId *kept = i->before == INTENT_ACTIVE ? &p->old_id : &p->new_id;
-                _cleanup_(place_done) Place place = PLACE_INIT;
-                TreeId staged, live;
-                int r = place_open(p, &place, reterr);
+static int check_kept_path(Work *w, const Intent *i, const IntentPath *p, Failure *reterr) {
+        const TreeId *kept = i->before == INTENT_ACTIVE ? &p->old_id : &p->new_id;
+        _cleanup_(place_done) Place place = PLACE_INIT;
+        TreeId staged;
+        int r;
 
-                if (r >= 0)
-                        r = tree_identify(place.area, p->stage, &staged, reterr);
-                if (r >= 0)
-                        r = tree_identify(place.parent, place.name, &live, reterr);
-                if (r < 0)
-                        return r;
-                if (tree_id_equal(&staged, kept))
-                        continue;
-                if (staged.kind == TREE_ABSENT && live.kind != TREE_ABSENT &&
-                    memcmp(live.fsid, kept->fsid, sizeof(live.fsid)) == 0)
-                        continue;
-                return fail_set(reterr, FAIL_NOT_RESTORABLE, ESTALE,
-                                "the tree kept for %s is not where it was: is its file system "
-                                "mounted? Nothing was removed",
-                                p->path);
-        }
-        return 0;
+        r = kept_place_open(p, &place, reterr);
+        if (r < 0)
+                return r;
+        if (place.area < 0)
+                return kept->kind == TREE_ABSENT           ? 0
+                       : tree_is_on_fs(place.parent, kept) ? area_was_replaced(w, i, p, reterr)
+                                                           : gone_elsewhere(p, reterr);
+        r = tree_identify(place.area, p->stage, &staged, reterr);
+        if (r < 0 || tree_id_equal(&staged, kept))
+                return r;
+        return staged.kind == TREE_ABSENT && tree_is_on_fs(place.area, kept)
+                       ? 0
+                       : gone_elsewhere(p, reterr);
+}
+
+static int check_kept(Work *w, const Intent *i, Failure *reterr) {
+        int r = 0;
+
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
+                r = check_kept_path(w, i, &i->paths[k], reterr);
+        return r;
 }
 
 int swap_check_live(const Intent *i, Failure *reterr) {
@@ -443,7 +533,7 @@ int swap_confirm(Work *w, Intent *i, Failure *reterr) {
 
         if (i->state != INTENT_CONFIRMING)
                 i->before = i->state;
-        r = check_kept(i, reterr);
+        r = check_kept(w, i, reterr);
         if (r >= 0 && i->state != INTENT_CONFIRMING) {
                 i->state = INTENT_CONFIRMING;
                 r = intent_save(w, i, reterr);
@@ -451,7 +541,7 @@ int swap_confirm(Work *w, Intent *i, Failure *reterr) {
         if (r < 0)
                 return r;
         step("confirming");
-        r = remove_stages(w, i, reterr);
+        r = remove_stages(i, reterr);
         return r < 0 ? r : settle(w, i, INTENT_CONFIRMED, reterr);
 }
 
@@ -490,7 +580,7 @@ static int recover_swap(Work *w, Intent *i, Failure *reterr) {
                         return r;
                 if (at == POSITION_UNKNOWN)
                         return is_strange(&i->paths[k], reterr);
-                n_arrived += at == arrived;
+                n_arrived += at == arrived || at == POSITION_BOTH;
         }
         if (n_arrived == i->n_paths) {
                 int r = sync_places(i, reterr);

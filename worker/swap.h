@@ -22,6 +22,9 @@ int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr);
  */
 int swap_open_area(const char *path, bool create, Failure *reterr);
 
+/* What stands beside a staged database while it is checked; removed with it. */
+#define SWAP_CHECK_SUFFIX ".check"
+
 /* Finishes or undoes an intent that is STAGING, SWAPPING or CONFIRMING; saves it. */
 int swap_recover(Work *w, Intent *i, Failure *reterr);
 

@@ -416,7 +416,10 @@ def test_partial_only_when_allowed(site):
     backup = json.loads(made.stdout)["backup_id"]
     assert "allow_partial" in site.refused("NotRestorable", service="other", backup=backup)
     os.unlink(os.path.join(site.other, "one"))
-    site.restore("--allow-partial", service="other", backup=backup)
+    done = site.machine.cli("restore", backup, "--service", "other", "--yes", "--allow-partial", "--json", exit_code=3)
+    summary = json.loads(done.stdout)
+    assert (summary["result"], summary["lacking"], summary["lacking_paths"]) == ("partial", 1, [broken])
+    assert "1 entries" in done.stdout and broken in done.stdout
     assert read(site.other, "one") == b"other"
     site.clean()
     os.unlink(broken)
