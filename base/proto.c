@@ -80,14 +80,19 @@ int proto_recv(int socket, json_object **ret, ProtoFds *ret_fds) {
                 .msg_control = control.bytes,
                 .msg_controllen = sizeof(control.bytes),
         };
+        unsigned reset = 0;
         ssize_t n;
         int r;
 
         if (!text)
                 return -ENOMEM;
+        /*
+         * A peer that closed without reading all (a cancel that came too late) shows as a reset
+         * first; what it had sent, its result, comes after that.
+         */
         do
                 n = recvmsg(socket, &mh, MSG_CMSG_CLOEXEC);
-        while (n < 0 && errno == EINTR);
+        while (n < 0 && (errno == EINTR || (errno == ECONNRESET && !reset++)));
         if (n < 0)
                 return errno == ECONNRESET ? 0 : -errno;
         r = take_fds(&mh, &fds);

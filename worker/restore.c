@@ -21,6 +21,7 @@
 
 #define CHECK_TIMEOUT_USEC (1800 * USEC_PER_SEC)
 #define LACKING_MAX        100
+#define LACKING_BYTES_MAX  ((size_t) 16 << 10) /* a message has an end */
 
 void restore_done(Restore *r) {
         service_locks_done(&r->locks);
@@ -95,6 +96,7 @@ static bool has_service(const Selection *s, const char *service) {
 static int find_lacking(Restore *r, Failure *reterr) {
         uint64_t total = 0;
         json_object *list;
+        size_t bytes = 0;
 
         r->lacking = json_object_new_array();
         if (!r->lacking)
@@ -112,6 +114,9 @@ static int find_lacking(Restore *r, Failure *reterr) {
                         continue;
                 r->n_lacking++;
                 (void) json_object_object_get_ex(o, "path", &text);
+                bytes += strlen(json_object_get_string(text));
+                if (bytes > LACKING_BYTES_MAX)
+                        continue;
                 if (json_object_array_add(r->lacking, json_object_get(text)) < 0)
                         return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "restore");
         }

@@ -378,9 +378,9 @@ static int add_all_named(Finder *f, json_object *list, Failure *reterr) {
         size_t n = json_object_array_length(list);
         int r = 0;
 
-        if (n == 0 || n > SELECTION_PATHS_MAX)
+        if (n > SELECTION_PATHS_MAX)
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, E2BIG,
-                                "paths: one to %d can be named at once; name directories that hold "
+                                "paths: up to %d can be named at once; name directories that hold "
                                 "more",
                                 SELECTION_PATHS_MAX);
         for (size_t i = 0; r >= 0 && i < n; i++)
@@ -545,7 +545,7 @@ int selection_items(Selection *s,
         if (r == -EINVAL)
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
                                 "request: 'paths' is no list");
-        s->named = r >= 0;
+        s->named = r >= 0 && json_object_array_length(list) > 0;
         (void) json_get_bool(record, "include_files", &f.has_files); /* true unless it says so */
         r = s->named ? add_all_named(&f, list, reterr) : add_everything(&f, reterr);
         if (r >= 0 && s->named)

@@ -9,7 +9,7 @@
 #include "snapshot/snapshot.h"
 #include "worker/work.h"
 
-#define SELECTION_PATHS_MAX 100 /* named in one request */
+#define SELECTION_PATHS_MAX 1000 /* named in one request */
 
 typedef struct SelectionItem {
         const char *service; /* borrowed from the record */

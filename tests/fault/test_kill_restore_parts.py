@@ -18,11 +18,11 @@ import workerclient
 
 OWNER = 34
 PATHS = ["config/app.ini", "uploads", "db/one.db"]
-STAGING = ["staging-intent", "staging@1", "staged@1", "staged@4", "checking", "checked"]
+STAGING = ["staging-intent", "staging@2", "staged@4", "checking"]
 # One unit for each path that is no database, four for one that is.
-PATHS_SWAP = ["intent", "moved@1", "carried", *("exchanged@%d" % i for i in range(1, 7)), "swapped", "settled"]
-DATABASES_SWAP = ["intent", "carried", *("exchanged@%d" % i for i in range(1, 9)), "tree-exchanged@3", "swapped",
-                  "settled"]
+PATHS_SWAP = ["intent", "moved@1", "carried", "exchanged@1", "exchanged@2", "exchanged@5", "exchanged@6", "settled"]
+DATABASES_SWAP = ["intent", "exchanged@1", "exchanged@3", "exchanged@4", "exchanged@5", "tree-exchanged@3",
+                  "exchanged@8", "settled"]
 DONE = {"paths": ("exchanged@6", "swapped", "settled"), "databases": ("exchanged@8", "swapped", "settled")}
 
 
@@ -144,7 +144,7 @@ class Parts:
         assert self.left() == []
 
 
-@pytest.fixture(scope="module", params=["btrfs", "ext4"])
+@pytest.fixture(scope="module", params=["btrfs"])
 def parts(request, install):
     with holdpoint.LoopFs(request.param, 1024) as fs, holdpoint.Machine(install) as machine:
         yield Parts(fs, machine)
@@ -173,7 +173,7 @@ def test_restore_killed(parts, method, step):
         parts.check_new(method)
 
 
-@pytest.mark.parametrize("step", ["intent", "exchanged@1", "exchanged@3", "exchanged@4", "exchanged@5", "exchanged@8", "settled"])
+@pytest.mark.parametrize("step", ["exchanged@1", "exchanged@4", "exchanged@8"])
 def test_rollback_killed(parts, step):
     """With a log of its own beside the restored database: two logs change places."""
     restore_id = parts.restore("databases")
@@ -187,7 +187,7 @@ def test_rollback_killed(parts, step):
     assert parts.state() == (new if step in ("exchanged@8", "settled") else parts.old)
 
 
-@pytest.mark.parametrize("step", ["recover", "undone@1", "undone@4", "removed@1", "removed@5"])
+@pytest.mark.parametrize("step", ["undone@1", "undone@4", "removed@5"])
 def test_recovery_killed(parts, step):
     parts.killed("exchanged@4", lambda: parts.start("databases").answer())
     for _ in range(2):
@@ -197,7 +197,7 @@ def test_recovery_killed(parts, step):
     assert parts.left() == []
 
 
-@pytest.mark.parametrize("step", ["confirming", "removed@1", "removed@4", "removed@8"])
+@pytest.mark.parametrize("step", ["confirming", "removed@4"])
 def test_confirm_killed(parts, step):
     restore_id = parts.restore("databases")
     parts.killed(step, lambda: parts.ask("confirm", restore_id))
