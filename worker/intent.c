@@ -106,7 +106,7 @@ static json_object *path_json(const IntentPath *p) {
 
         if (!o || json_put_string(o, "service", p->service) < 0 ||
             json_put_path(o, "path", p->path) < 0 || json_put_path(o, "root", p->root) < 0 ||
-            json_put_string(o, "stage", p->stage) < 0 ||
+            json_put_string(o, "stage", p->stage) < 0 || json_put_bool(o, "side", p->side) < 0 ||
             json_put(o, "old", tree_id_json(&p->old_id)) < 0 ||
             json_put(o, "new", tree_id_json(&p->new_id)) < 0 ||
             json_put(o, "moves", strings_json(p->moves, p->n_moves)) < 0 ||
@@ -192,6 +192,7 @@ static int read_path(Intent *i, json_object *o) {
         if ((r < 0 && r != -ENOENT) || (root && !text_path_is_below(path, root)) ||
             intent_add_path(i, service, root ? root : path, path, &p) < 0)
                 return -EINVAL;
+        (void) json_get_bool(o, "side", &p->side); /* false unless it says so */
         free(p->stage);
         p->stage = strdup(stage);
         if (!p->stage || tree_id_read(old_id, &p->old_id) < 0 ||

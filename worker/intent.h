@@ -27,6 +27,7 @@ typedef struct IntentPath {
         char *service, *path;  /* the live path */
         char *root;            /* the Path= that it is or lies below: where `excludes` begin */
         char *stage;           /* name in the area */
+        bool side;             /* stands beside a database, and comes and goes as that is used */
         TreeId old_id, new_id; /* TREE_ABSENT: that side has nothing here */
         char **moves; /* excluded paths carried over by rename in the swap under way, relative */
         size_t n_moves;

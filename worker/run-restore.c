@@ -54,6 +54,8 @@ static int intend(Restore *r, const SelectionItem *item, Failure *reterr) {
         if (e < 0)
                 return e;
         e = intent_add_path(&r->intent, item->service, item->root, item->path, &p);
+        if (e >= 0)
+                p->side = item->side;
         if (e >= 0 && item->kind != TREE_FILE && !item->side)
                 e = copy_excludes(p, source);
         return e < 0 ? fail_errno(reterr, FAIL_INTERNAL, -e, "restore of %s", item->path) : 0;

@@ -521,7 +521,7 @@ int swap_check_live(const Intent *i, Failure *reterr) {
                         r = tree_identify(place.parent, place.name, &live, reterr);
                 if (r < 0)
                         return r;
-                if (live.kind == TREE_ABSENT)
+                if (live.kind == TREE_ABSENT && !i->paths[k].side)
                         return fail_set(reterr, FAIL_NOT_RESTORABLE, ENOENT, "%s is not there",
                                         i->paths[k].path);
         }

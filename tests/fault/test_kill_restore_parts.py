@@ -183,7 +183,8 @@ def test_rollback_killed(parts, step):
     parts.killed(step, lambda: parts.ask("rollback", restore_id))
     parts.recover()
     assert parts.state() == (parts.old if step in ("exchanged@8", "settled") else new)
-    assert parts.ask("rollback", restore_id).result == "done"
+    again = parts.ask("rollback", restore_id)
+    assert again.result == "done", again
     assert parts.state() == (new if step in ("exchanged@8", "settled") else parts.old)
 
 
