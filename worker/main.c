@@ -38,6 +38,7 @@ static const struct {
         { "backup", "sweep", run_sweep },
         { "backup", "import", run_import },
         { "restore", "restore", run_restore },
+        { "restore", "plan", run_plan },
         { "restore", "rollback", run_rollback },
         { "restore", "confirm", run_confirm },
         { "restore", "recover", run_recover },

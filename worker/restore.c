@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -171,6 +172,37 @@ void restore_count(Restore *r, const Stage *s, bool hot) {
                 r->used_hot = true;
         else
                 r->used_local = true;
+}
+
+int restore_excludes(json_object *source, char ***ret, size_t *ret_n) {
+        json_object *list;
+        char **texts;
+
+        if (json_get_array(source, "excludes", &list) < 0)
+                return -EBADMSG;
+        texts = calloc(json_object_array_length(list) + 1, sizeof(char *));
+        if (!texts)
+                return -ENOMEM;
+        *ret = texts;
+        for (*ret_n = 0; *ret_n < json_object_array_length(list); ++*ret_n) {
+                const char *text = json_object_get_string(json_object_array_get_idx(list, *ret_n));
+
+                if (!text || text_unescape(text, &texts[*ret_n]) < 0)
+                        return -EBADMSG;
+        }
+        return 0;
+}
+
+const char *restore_method(const Selection *s) {
+        const char *method = "files";
+
+        for (size_t i = 0; !s->files_only && i < s->n; i++) {
+                if (s->items[i].kind == TREE_SUBVOLUME)
+                        method = "subvolume";
+                else if (s->items[i].kind == TREE_DIRECTORY && strcmp(method, "files") == 0)
+                        method = "directory";
+        }
+        return method;
 }
 
 /* ---- targets ---- */

@@ -55,6 +55,12 @@ int restore_open_hot(Restore *r,
                      Snapshot **ret,
                      Failure *reterr);
 
+/* The rules in a service's facts. `*ret` and its texts are the caller's, also after a failure. */
+int restore_excludes(json_object *source, char ***ret, size_t *ret_n);
+
+/* Of several paths the largest kind of tree names the method; parts of trees are files to it. */
+const char *restore_method(const Selection *s);
+
 /* What staging made, and from where. */
 void restore_count(Restore *r, const Stage *s, bool hot);
 

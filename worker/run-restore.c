@@ -23,24 +23,6 @@
 
 /* ---- by swap ---- */
 
-static int copy_excludes(IntentPath *p, json_object *source) {
-        json_object *list;
-
-        if (json_get_array(source, "excludes", &list) < 0)
-                return -EBADMSG;
-        p->excludes = calloc(json_object_array_length(list) + 1, sizeof(char *));
-        if (!p->excludes)
-                return -ENOMEM;
-        for (size_t i = 0; i < json_object_array_length(list); i++) {
-                const char *text = json_object_get_string(json_object_array_get_idx(list, i));
-
-                if (!text || text_unescape(text, &p->excludes[p->n_excludes]) < 0)
-                        return -EBADMSG;
-                p->n_excludes++;
-        }
-        return 0;
-}
-
 static int intend(Restore *r, const SelectionItem *item, Failure *reterr) {
         _cleanup_close_ int area = -1;
         json_object *source;
@@ -57,23 +39,8 @@ static int intend(Restore *r, const SelectionItem *item, Failure *reterr) {
         if (e >= 0)
                 p->side = item->side;
         if (e >= 0 && item->kind != TREE_FILE && !item->side)
-                e = copy_excludes(p, source);
+                e = restore_excludes(source, &p->excludes, &p->n_excludes);
         return e < 0 ? fail_errno(reterr, FAIL_INTERNAL, -e, "restore of %s", item->path) : 0;
-}
-
-/* Of several paths the largest kind of tree names the method; parts of trees are files to it. */
-static void note_method(Restore *r) {
-        const char *method = "files";
-
-        for (size_t i = 0; !r->selection.files_only && i < r->selection.n; i++) {
-                const SelectionItem *item = &r->selection.items[i];
-
-                if (item->kind == TREE_SUBVOLUME)
-                        method = "subvolume";
-                else if (item->kind == TREE_DIRECTORY && strcmp(method, "files") == 0)
-                        method = "directory";
-        }
-        (void) snprintf(r->intent.method, sizeof(r->intent.method), "%s", method);
 }
 
 /* What the backup does not have comes as nothing: only what is live there leaves. */
@@ -196,7 +163,8 @@ static int restore_by_swap(Restore *r, Failure *reterr) {
         r->intent.services = json_object_get(r->selection.services);
         for (size_t i = 0; e >= 0 && i < r->selection.n; i++)
                 e = intend(r, &r->selection.items[i], reterr);
-        note_method(r);
+        (void) snprintf(r->intent.method, sizeof(r->intent.method), "%s",
+                        restore_method(&r->selection));
         if (e >= 0)
                 e = intent_begin(w, &r->intent, reterr);
         /* From here on a crash must find the names of what is staged. */

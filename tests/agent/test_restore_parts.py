@@ -518,3 +518,83 @@ def test_a_key_that_comes_with_the_request(site, into):
         assert site.restore("uploads/f1", fds=[], key=True).name == "InvalidArgument"
     finally:
         os.rename(path + ".away", path)
+
+
+# ---- plans ----
+
+def intents(site):
+    path = os.path.join(site.machine.worker_state, "intents")
+    return sorted((n, read(path, n)) for n in os.listdir(path)) if os.path.isdir(path) else []
+
+
+def plan(site, *paths, backup=None, **parameters):
+    """What would be; nothing of it may have happened."""
+    if paths:
+        parameters["paths"] = list(paths)
+    before = site.state(), site.areas(), intents(site), os.path.exists(os.path.join(site.data, ".holdpoint"))
+    answer = workerclient.plan(site.machine, backup or site.backup, **parameters)
+    assert (site.state(), site.areas(), intents(site), os.path.exists(os.path.join(site.data, ".holdpoint"))) == before
+    assert answer.result == "done", answer
+    assert answer.summary["lost"] == []
+    return answer.summary
+
+
+def test_a_plan_is_what_a_restore_does(site):
+    backup = site.machine.json("create", "site")["backup_id"]
+    for paths in ((), ("uploads",), ("config/app.ini", "db/app.db"), (site.data,)):
+        p = plan(site, *paths, backup=backup)
+        assert (p["possible"], p["reason"], p["error"], p["holders"], p["units"]) == (True, "", "", [], []), p
+        carried = {(): 2, ("uploads",): 2, (site.data,): 2}.get(paths, 0)
+        by = "" if not carried else "reflink" if site.hot and paths != ("uploads",) else "rename"
+        assert (p["carried"], p["carried_by"]) == (carried, by), p
+        assert p["carried_bytes"] == (len("newer") + len("in work") if carried else 0)
+        assert p["copy"] == ("hot" if site.hot else "local")
+        assert 0 < p["free_bytes"] < 1 << 30
+        summary = site.done(*paths, backup=backup)
+        assert p["method"] == summary["method"]
+        if p["method"] != "subvolume":
+            assert (p["bytes"], p["files"]) == (summary["bytes"], summary["files"])
+        assert sum(row["bytes"] for row in p["paths"]) == p["bytes"]
+        site.confirm(summary)
+        site.damage()
+
+
+def test_a_plan_says_why_not(site):
+    def why(error, word, *paths, **parameters):
+        p = plan(site, *paths, **parameters)
+        assert (p["possible"], p["error"]) == (False, error) and word in p["reason"], p
+        return p
+
+    why("SourceMissing", "nothing", "uploads/nothing")
+    why("NotRestorable", "remote", **{"from": "remote"})
+    why("NotRestorable", "neither file", "links/symbolic")
+    if not site.hot:
+        why("NotRestorable", "hot", **{"from": "hot"})
+    key = os.path.join(site.machine.etc, "keys", "private.pem")
+    pem = read(key)
+    os.rename(key, key + ".away")
+    try:
+        why("KeyMissing", "key", "uploads/f1", **{"from": "local"})
+        fd = sealed(pem)
+        answer = workerclient.ask(site.machine, "plan", fds=[fd], key=True, backup_id=site.backup, restore_type="full",
+                                  **{"from": "local"})
+        assert answer.summary["possible"], answer
+        os.close(fd)
+    finally:
+        os.rename(key + ".away", key)
+    with subprocess.Popen(["sleep", "60"], cwd=os.path.join(site.data, "uploads", "deep")) as holder:
+        p = why("TargetInUse", str(holder.pid), "uploads")
+        assert len(p["holders"]) == 1 and p["method"] == "files"
+        holder.kill()
+    conf = os.path.join(site.machine.etc, "services.d", "site.conf")
+    before = read(conf)
+    for text, word in ((before + b"Unit=site-app.service\n", "site-app.service"),
+                       (before.replace(b"Path=%s\n" % os.fsencode(site.solo), b""), site.solo)):
+        write(conf, text)
+        p = why("NotRestorable", word)
+        assert p["units"] == (["site-app.service"] if b"Unit=" in text else [])
+    write(conf, before)
+    unknown = "01234567-89ab-4cde-8f01-23456789abcd"
+    assert workerclient.plan(site.machine, unknown).name == "NoSuchBackup"
+    assert workerclient.plan(site.machine, site.backup, restore_type="nobody").name == "NoSuchService"
+    assert workerclient.plan(site.machine, site.backup, paths=["../x"]).name == "InvalidArgument"
