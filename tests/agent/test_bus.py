@@ -769,8 +769,8 @@ def test_late_workers(rig):
     bus = rig.start(workers=False)
     backup, job = bus.create()
     time.sleep(1)
-    rig.workers = FakeWorkers(rig.machine.workers_directory)
-    rig.workers.handlers["create"] = lambda w: (w.send("backup", backup=w.record()), w.result())
+    create = lambda w: (w.send("backup", backup=w.record()), w.result())  # noqa: E731
+    rig.workers = FakeWorkers(rig.machine.workers_directory, handlers={"create": create})
     assert bus.wait_job(job)[0] == "done"
 
 

@@ -188,8 +188,9 @@ class FakeWorkers:
     lists what create handlers have sent and delete forgets it (`repository`).
     """
 
-    def __init__(self, directory, classes=("backup", "restore", "maintain", "configure"), user=AGENT_USER):
-        self.directory, self.handlers, self.requests, self._sockets = directory, {}, [], []
+    def __init__(self, directory, classes=("backup", "restore", "maintain", "configure"), user=AGENT_USER,
+                 handlers=None):
+        self.directory, self.handlers, self.requests, self._sockets = directory, handlers or {}, [], []
         self.errors, self.repository = [], {}
         account = pwd.getpwnam(user)
         for name in classes:
