@@ -176,6 +176,8 @@ put_linked(Export *x, const Entry *link, const char *name, const char *target, F
                                        &e, reterr);
         if (r > 0 && e->type == ENTRY_FILE)
                 return put_file(x, x->links, e, name, reterr);
+        if (r > 0 && e->type != ENTRY_DIRECTORY && e->type != ENTRY_HARDLINK)
+                return arc_tar_put(x->tar, name, e, NULL, NULL, 0, reterr);
         return r < 0 ? r
                      : fail_set(reterr, FAIL_INTEGRITY_FAILURE, ENOENT,
                                 "%s is a hard link to a file that is not in the manifest",

@@ -239,6 +239,8 @@ def test_export_parts(reader, btrfs):
     write(a + "/first", b"linked")
     os.link(a + "/first", a + "/up/second")
     os.link(a + "/first", a + "/up/third")
+    os.mkfifo(a + "/pipe")
+    os.link(a + "/pipe", a + "/up/fourth")
     write(b + "/up/other", b"3")
     trees.write(os.fsencode(b) + b"/bad\xff")
     reader.machine.write_service("aa", a)
@@ -250,7 +252,7 @@ def test_export_parts(reader, btrfs):
         return {n.decode("latin-1"): m for n, m in headers(archive)}
 
     whole = names()
-    assert len(whole) == 12 and {n.split("/")[0] for n in whole} == {"aa", "bb"}
+    assert len(whole) == 14 and {n.split("/")[0] for n in whole} == {"aa", "bb"}
     assert whole["aa" + a + "/up/second"].islnk() and whole["aa" + a + "/up/second"].linkname == "aa" + a + "/first"
     assert {n.split("/")[0] for n in names(service="bb")} == {"bb"}
     part = names(path="up/one")
@@ -259,7 +261,8 @@ def test_export_parts(reader, btrfs):
     assert part["aa" + a + "/up/one"].pax_headers["SCHILY.xattr.user.x%3D%253D%25c"] == "y"
     # The first name of the file is not in this archive: each further one is the file itself.
     part = names(path=a + "/up")
-    assert sorted(part) == ["aa" + a + "/up" + x for x in ("", "/one", "/second", "/sub", "/sub/two", "/third")]
+    assert sorted(part) == ["aa" + a + "/up" + x for x in ("", "/fourth", "/one", "/second", "/sub", "/sub/two", "/third")]
+    assert part["aa" + a + "/up/fourth"].isfifo()
     assert part["aa" + a + "/up/second"].isreg() and part["aa" + a + "/up/third"].size == 6
     assert sorted(names(path="/" + a.split("/")[1])) == sorted(whole)
 
