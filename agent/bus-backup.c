@@ -14,13 +14,6 @@
 #define TEXT_MAX_BYTES 4096
 #define LEVEL_MAX      9
 
-typedef struct CreateArguments {
-        const char *type, *name, *description;
-        bool include_files, pinned, has_level;
-        uint32_t level;
-        char id[UUID_TEXT_MAX], created_by[BUS_CREATED_BY_MAX];
-} CreateArguments;
-
 int bus_check_name(const char *name, const char *description, Failure *reterr) {
         if (!*name || !text_is_label(name, NAME_MAX_BYTES))
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
@@ -38,7 +31,7 @@ void bus_created_by(uint32_t uid, char ret[BUS_CREATED_BY_MAX]) {
         (void) snprintf(ret, BUS_CREATED_BY_MAX, "uid:%u", uid);
 }
 
-static int read_create(sd_bus_message *call, CreateArguments *a, Failure *reterr) {
+static int read_create(sd_bus_message *call, BusNewBackup *a, Failure *reterr) {
         const BusOption options[] = {
                 { "description", "s", &a->description, NULL },
                 { "include_files", "b", &a->include_files, NULL },
@@ -80,56 +73,73 @@ static int choose_services(Manager *m, const char *type, ConfigStrings *ret, Fai
         return r < 0 ? fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory") : 0;
 }
 
-static json_object *create_parameters(const CreateArguments *a, const ConfigStrings *services) {
+static json_object *
+create_parameters(const BusNewBackup *n, const char *id, const ConfigStrings *services) {
         _cleanup_json_ json_object *o = json_object_new_object();
 
-        if (!o || json_put_string(o, "backup_id", a->id) < 0 ||
-            json_put_string(o, "backup_name", a->name) < 0 ||
-            json_put_string(o, "backup_type", a->type) < 0 ||
-            json_put_string(o, "description", a->description) < 0 ||
-            json_put_string(o, "created_by", a->created_by) < 0 ||
-            json_put_string(o, "schedule", "") < 0 ||
+        if (!o || json_put_string(o, "backup_id", id) < 0 ||
+            json_put_string(o, "backup_name", n->name) < 0 ||
+            json_put_string(o, "backup_type", n->type) < 0 ||
+            json_put_string(o, "description", n->description) < 0 ||
+            json_put_string(o, "created_by", n->created_by) < 0 ||
+            json_put_string(o, "schedule", n->schedule) < 0 ||
             json_put(o, "services", strings_to_json(services)) < 0 ||
-            (a->has_level && json_put_u64(o, "level", a->level) < 0) ||
-            json_put_bool(o, "pinned", a->pinned) < 0 ||
-            json_put_bool(o, "include_files", a->include_files) < 0)
+            (n->has_level && json_put_u64(o, "level", n->level) < 0) ||
+            json_put_bool(o, "pinned", n->pinned) < 0 ||
+            json_put_bool(o, "include_files", n->include_files) < 0)
                 return NULL;
         return TAKE_PTR(o);
 }
 
-int bus_backup_create(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
-        CreateArguments a = { .description = "", .include_files = true };
+int bus_backup_submit(Manager *m,
+                      sd_bus_message *call,
+                      const BusNewBackup *n,
+                      uint32_t uid,
+                      Failure *reterr) {
         _cleanup_strings_ ConfigStrings services = { .n = 0 };
         _cleanup_json_ json_object *row = NULL;
         _cleanup_job_request_ JobRequest q = {
                 .type = JOB_BACKUP, .uid = uid, .services = &services, .fds = JOB_FDS_INIT
         };
+        char id[UUID_TEXT_MAX];
         Job *j;
-        int r = read_create(call, &a, reterr);
+        int r = choose_services(m, n->type, &services, reterr);
 
         if (r >= 0)
-                r = choose_services(m, a.type, &services, reterr);
-        if (r >= 0)
-                r = bus_new_id(a.id, reterr);
+                r = bus_new_id(id, reterr);
         if (r < 0)
                 return r;
-        bus_created_by(uid, a.created_by);
         row = record_new_backup(&(RecordNew){
-                .id = a.id,
-                .name = a.name,
-                .type = a.type,
-                .description = a.description,
-                .created_by = a.created_by,
+                .id = id,
+                .name = n->name,
+                .type = n->type,
+                .description = n->description,
+                .created_by = n->created_by,
+                .schedule = n->schedule,
                 .services = &services,
-                .pinned = a.pinned,
+                .pinned = n->pinned,
         });
         if (!row)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        q.backup_id = a.id;
+        q.backup_id = id;
         q.backup = row;
-        q.parameters = create_parameters(&a, &services);
+        q.parameters = create_parameters(n, id, &services);
         r = job_submit(m, &q, &j, reterr);
-        return r < 0 ? r : bus_reply_job(call, a.id, j, reterr);
+        if (r < 0)
+                return r;
+        (void) snprintf(j->schedule, sizeof(j->schedule), "%s", n->schedule);
+        return bus_reply_job(call, id, j, reterr);
+}
+
+int bus_backup_create(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr) {
+        char created_by[BUS_CREATED_BY_MAX];
+        BusNewBackup n = {
+                .description = "", .created_by = created_by, .schedule = "", .include_files = true
+        };
+        int r = read_create(call, &n, reterr);
+
+        bus_created_by(uid, created_by);
+        return r < 0 ? r : bus_backup_submit(m, call, &n, uid, reterr);
 }
 
 static int check_filter(CatalogFilter *f, Failure *reterr) {

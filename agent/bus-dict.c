@@ -101,6 +101,8 @@ static int append_kind(sd_bus_message *m, RecordKind kind, json_object *v) {
                         json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "");
         case RECORD_NUMBER:
                 return sd_bus_message_append(m, "v", "t", json_object_get_uint64(v));
+        case RECORD_COUNT:
+                return sd_bus_message_append(m, "v", "u", (uint32_t) json_object_get_uint64(v));
         case RECORD_BOOL:
                 return sd_bus_message_append(m, "v", "b", (int) json_object_get_boolean(v));
         case RECORD_STRINGS:
@@ -145,6 +147,10 @@ static int append_summaries(sd_bus_message *m, json_object *list) {
         for (size_t i = 0; r >= 0 && i < json_object_array_length(list); i++)
                 r = bus_append_summary(m, json_object_array_get_idx(list, i));
         return r < 0 ? r : sd_bus_message_close_container(m);
+}
+
+int bus_append_schedule(sd_bus_message *m, json_object *schedule) {
+        return append_record(m, schedule, record_schedule_fields, record_n_schedule_fields);
 }
 
 static int append_summary_value(sd_bus_message *m, json_object *v) {

@@ -121,6 +121,7 @@ void bus_created_by(uint32_t uid, char ret[BUS_CREATED_BY_MAX]);
 /* bus-dict.c: each appends one a{sv}. */
 int bus_append_backup(sd_bus_message *m, json_object *backup);
 int bus_append_restore(sd_bus_message *m, json_object *restore);
+int bus_append_schedule(sd_bus_message *m, json_object *schedule);
 int bus_append_job(sd_bus_message *m, json_object *job);
 int bus_append_summary(sd_bus_message *m, json_object *summary); /* NULL: empty */
 
@@ -143,6 +144,20 @@ int bus_reply_job(sd_bus_message *call, const char *id, const Job *j, Failure *r
 /* Turns a failed append or send into a failure. */
 int bus_fail(Failure *reterr, int r);
 
+/* bus-backup.c: queues a new backup and replies with its id and job; all borrowed. */
+typedef struct BusNewBackup {
+        const char *type, *name, *description, *created_by;
+        const char *schedule; /* "": by hand */
+        bool include_files, pinned, has_level;
+        uint32_t level;
+} BusNewBackup;
+
+int bus_backup_submit(Manager *m,
+                      sd_bus_message *call,
+                      const BusNewBackup *n,
+                      uint32_t uid,
+                      Failure *reterr);
+
 /* Handlers, by file. */
 int bus_backup_create(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_backup_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
@@ -164,6 +179,11 @@ int bus_restore_start(Manager *m, sd_bus_message *call, uint32_t uid, Failure *r
 int bus_restore_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_restore_rollback(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_restore_confirm(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_schedule_set(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_schedule_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_schedule_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_schedule_delete(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_schedule_run(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_job_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_job_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_status_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);

@@ -17,6 +17,7 @@
 #include "base/proto.h"
 
 #define SAVE_USEC           (5 * USEC_PER_SEC)
+#define SCHEDULES_MAX       256
 #define PROGRESS_BEFORE_END 0.99 /* the whole is for the end alone */
 
 static int malformed(Failure *reterr, const char *what) {
@@ -110,6 +111,8 @@ static bool may_tell(const Job *j, const char *id) {
         case JOB_DELETE:
         case JOB_REPOSITORY:
         case JOB_CONFIGURE:
+        case JOB_SCHEDULE:
+        case JOB_SCHEDULES:
         case JOB_RECOVER:
                 break;
         }
@@ -255,6 +258,26 @@ static int on_keys(Job *j, json_object *message, Failure *reterr) {
         return 0;
 }
 
+static int on_schedule(Job *j, json_object *message, Failure *reterr) {
+        json_object *in, *row;
+        int r;
+
+        if ((j->type != JOB_SCHEDULE && j->type != JOB_SCHEDULES) ||
+            json_get_object(message, "schedule", &in) < 0)
+                return malformed(reterr, "a schedule that was not asked for");
+        r = record_read_schedule(in, &row, reterr);
+        if (r < 0)
+                return r;
+        if (!j->rows)
+                j->rows = json_object_new_array();
+        if (!j->rows || json_object_array_length(j->rows) >= SCHEDULES_MAX ||
+            json_object_array_add(j->rows, row) < 0) {
+                json_object_put(row);
+                return malformed(reterr, "too many schedules");
+        }
+        return 0;
+}
+
 /* Does a good result stand? Not without a record, nor with one that could not be written down. */
 static void doubt_result(Job *j, JobResult *result, Failure *why) {
         if (*result != JOB_DONE && *result != JOB_PARTIAL)
@@ -325,7 +348,8 @@ int job_events_handle(Job *j, json_object *message, Failure *reterr) {
         } table[] = {
                 { "phase", on_phase },   { "progress", on_progress }, { "point", on_point },
                 { "backup", on_backup }, { "removed", on_removed },   { "restore", on_restore },
-                { "space", on_space },   { "keys", on_keys },         { "result", on_result },
+                { "space", on_space },   { "keys", on_keys },         { "schedule", on_schedule },
+                { "result", on_result },
         };
         const char *type = proto_type(message);
 
@@ -375,6 +399,19 @@ static void settle_restore(Job *j) {
                 log_error("Restore %s cannot be marked as failed: %s", j->restore_id, why.text);
 }
 
+/* The worker has told all that there are. */
+static void settle_schedules(Job *j) {
+        Failure why = FAILURE_INIT;
+
+        if (j->result != JOB_DONE)
+                return;
+        if (!j->rows)
+                j->rows = json_object_new_array();
+        if (!j->rows || catalog_replace_schedules(j->manager->catalog, j->rows, &why) < 0)
+                log_warning("The catalogue's copy of the schedules is old: %s",
+                            j->rows ? why.text : "out of memory");
+}
+
 void job_events_settle(Job *j) {
         switch (j->type) {
         case JOB_BACKUP:
@@ -406,6 +443,10 @@ void job_events_settle(Job *j) {
         case JOB_CONFIGURE:
         case JOB_RECONCILE:
         case JOB_RECOVER:
+                break;
+        case JOB_SCHEDULE:
+        case JOB_SCHEDULES:
+                settle_schedules(j);
                 break;
         }
 }

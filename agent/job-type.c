@@ -34,6 +34,8 @@ static const TypeRow rows[] = {
         [JOB_PRUNE] = { "prune", "prune", "maintain", ACTION("delete"), false },
         [JOB_REPOSITORY] = { "repository", "repository", "maintain", ACTION("list"), true },
         [JOB_CONFIGURE] = { "configure", NULL, "configure", ACTION("manage-keys"), false },
+        [JOB_SCHEDULE] = { "configure", NULL, "configure", ACTION("manage-schedule"), true },
+        [JOB_SCHEDULES] = { "configure", "list-schedules", "configure", ACTION("list"), true },
         [JOB_RECONCILE] = { "reconcile", "reconcile", "maintain", ACTION("manage-configuration"),
                             true },
         [JOB_RECOVER] = { "reconcile", "recover", "restore", ACTION("manage-configuration"),

@@ -171,6 +171,7 @@ void job_free(Job *j) {
         bus_hold_free(j->hold);
         json_object_put(j->request);
         json_object_put(j->summary);
+        json_object_put(j->rows);
         strings_done(&j->services);
         free(j);
 }
@@ -503,6 +504,26 @@ static void log_end(const Job *j) {
         log_set_context(NULL);
 }
 
+/* What a schedule made takes the place of what is past its retention. */
+static void prune_after(const Job *backup) {
+        Manager *m = backup->manager;
+        _cleanup_job_request_ JobRequest q = {
+                .type = JOB_PRUNE,
+                .uid = JOB_UID_INTERNAL,
+                .parameters = json_object_new_object(),
+                .fds = JOB_FDS_INIT,
+        };
+        Failure why = FAILURE_INIT;
+
+        for (size_t i = 0; i < m->n_jobs; i++)
+                if (m->jobs[i]->type == JOB_PRUNE && m->jobs[i]->state == JOB_QUEUED)
+                        return; /* it will see this backup, too */
+        if (json_put_bool(q.parameters, "dry_run", false) < 0 || job_submit(m, &q, NULL, &why) < 0)
+                log_warning("Schedule '%s': what is past its retention stays until the next "
+                            "prune: %s",
+                            backup->schedule, why.text);
+}
+
 void job_finish(Job *j, JobResult result, const Failure *why, json_object *summary) {
         Manager *m = j->manager;
         Failure failure = FAILURE_INIT;
@@ -535,6 +556,8 @@ void job_finish(Job *j, JobResult result, const Failure *why, json_object *summa
         else if (result == JOB_INTERRUPTED)
                 reconcile_after_loss(m);
         service_update_overdue(m);
+        if (j->type == JOB_BACKUP && result == JOB_DONE && *j->schedule)
+                prune_after(j);
         let_expire(j);
         wake_queue(m);
 }

@@ -11,6 +11,7 @@
 
 #include "agent/job-rate.h"
 #include "agent/manager.h"
+#include "base/schedule.h"
 
 /* A row in job-type.c each. */
 typedef enum JobType {
@@ -30,7 +31,9 @@ typedef enum JobType {
         JOB_PIN,
         JOB_PRUNE,
         JOB_REPOSITORY,
-        JOB_CONFIGURE, /* its request names the verb */
+        JOB_CONFIGURE, /* its request names the verb, as does that of the next */
+        JOB_SCHEDULE,  /* "configure" on the bus: changes one; needs nothing of the repository */
+        JOB_SCHEDULES, /* "configure" on the bus: looks at all of them */
         JOB_RECONCILE,
         JOB_RECOVER, /* "reconcile" on the bus: what a lost restore left is finished or undone */
 } JobType;
@@ -97,6 +100,8 @@ struct Job {
         json_object *summary;
         size_t summary_bytes; /* as text */
         bool has_record;      /* the worker sent the backup's record */
+        json_object *rows;    /* schedules that the worker told of; NULL: none yet */
+        char schedule[SCHEDULE_NAME_MAX + 1]; /* that ran this backup; "" */
 
         int socket; /* to the worker, -1 */
         sd_event_source *io, *retry;

@@ -12,12 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include "agent/bus.h"
 #include "agent/job.h"
 #include "agent/reconcile.h"
 #include "agent/service.h"
 #include "base/clock.h"
+#include "base/defaults.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/names.h"
@@ -67,6 +69,27 @@ static void tell_warnings(const Config *config) {
                 log_warning("%s", config->warnings.items[i]);
 }
 
+/*
+ * What /etc/default/holdpoint says about the schedule `default` is followed by a worker: the file
+ * may be readable for root alone.
+ */
+static void follow_default_schedule(Manager *m) {
+        _cleanup_job_request_ JobRequest q = {
+                .type = JOB_SCHEDULE,
+                .uid = JOB_UID_INTERNAL,
+                .verb = "default-schedule",
+                .parameters = json_object_new_object(),
+                .fds = JOB_FDS_INIT,
+        };
+        bool hidden = access(defaults_path(), R_OK) < 0 && errno == EACCES;
+        Failure why = FAILURE_INIT;
+
+        if (!m->config->default_schedule.is_set && !hidden)
+                return;
+        if (job_submit(m, &q, NULL, &why) < 0)
+                log_warning("The schedule 'default' is not looked after: %s", why.text);
+}
+
 /* Jobs that run have read their configuration themselves: nothing here concerns them. */
 static void use_config(Manager *m, Config *config) {
         bool moved = strcmp(m->config->repository_path, config->repository_path) != 0;
@@ -79,6 +102,7 @@ static void use_config(Manager *m, Config *config) {
         if (moved)
                 reconcile_request(m); /* other backups */
         service_update_overdue(m);
+        follow_default_schedule(m);
 }
 
 int manager_reload(Manager *m, Failure *reterr) {
@@ -168,6 +192,7 @@ int manager_run(Manager *m) {
         int r;
 
         reconcile_request(m);
+        follow_default_schedule(m);
         (void) sd_notifyf(false, "READY=1\nSTATUS=%zu services", m->config->n_services);
         log_info("Running with %zu services", m->config->n_services);
         tell_warnings(m->config);

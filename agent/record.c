@@ -60,6 +60,21 @@ const RecordField record_restore_fields[] = {
 };
 const size_t record_n_restore_fields = ELEMENTSOF(record_restore_fields);
 
+const RecordField record_schedule_fields[] = {
+        { "schedule_name", RECORD_STRING, FORM_LABEL, 63 },
+        { "enabled", RECORD_BOOL, 0, 0 },
+        { "frequency", RECORD_STRING, FORM_LABEL, 20 },
+        { "time", RECORD_STRING, FORM_LABEL, 10 },
+        { "calendar", RECORD_STRING, FORM_LABEL, 4096 },
+        { "backup_type", RECORD_STRING, FORM_LABEL, 63 },
+        { "retention_days", RECORD_COUNT, 0, 0 },
+        { "description", RECORD_STRING, FORM_LABEL, 255 },
+        { "last_run", RECORD_STRING, FORM_TIME, 40 },
+        { "next_run", RECORD_STRING, FORM_TIME, 40 },
+        { "last_result", RECORD_STRING, FORM_LABEL, 40 },
+};
+const size_t record_n_schedule_fields = ELEMENTSOF(record_schedule_fields);
+
 static bool is_one_of(const char *s, const char *const *list, size_t n) {
         for (size_t i = 0; i < n; i++)
                 if (strcmp(s, list[i]) == 0)
@@ -165,6 +180,9 @@ static bool is_valid(json_object *v, const RecordField *f) {
                 return is_string(v, f->form, f->max);
         case RECORD_NUMBER:
                 return json_object_is_type(v, json_type_int) && json_object_get_int64(v) >= 0;
+        case RECORD_COUNT:
+                return json_object_is_type(v, json_type_int) && json_object_get_int64(v) >= 0 &&
+                       json_object_get_uint64(v) <= UINT32_MAX;
         case RECORD_BOOL:
                 return json_object_is_type(v, json_type_boolean);
         case RECORD_STRINGS:
@@ -181,6 +199,7 @@ static json_object *empty_value(const RecordField *f) {
         case RECORD_STRING:
                 return json_object_new_string("");
         case RECORD_NUMBER:
+        case RECORD_COUNT:
                 return json_object_new_uint64(0);
         case RECORD_BOOL:
                 return json_object_new_boolean(false);
@@ -244,6 +263,10 @@ int record_read_backup(json_object *in, json_object **ret, Failure *reterr) {
 
 int record_read_restore(json_object *in, json_object **ret, Failure *reterr) {
         return read_fields(in, record_restore_fields, record_n_restore_fields, ret, reterr);
+}
+
+int record_read_schedule(json_object *in, json_object **ret, Failure *reterr) {
+        return read_fields(in, record_schedule_fields, record_n_schedule_fields, ret, reterr);
 }
 
 static bool is_summary(json_object *o, unsigned depth, const char **ret_bad);
@@ -326,6 +349,7 @@ json_object *record_new_backup(const RecordNew *n) {
             json_put_string(in, "backup_type", n->type) < 0 ||
             json_put_string(in, "description", n->description) < 0 ||
             json_put_string(in, "created_by", n->created_by) < 0 ||
+            json_put_string(in, "schedule", n->schedule) < 0 ||
             json_put_string(in, "status", "running") < 0 ||
             json_put_string(in, "created_at", now) < 0 ||
             json_put_bool(in, "pinned", n->pinned) < 0)

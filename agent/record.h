@@ -14,6 +14,7 @@
 typedef enum RecordKind {
         RECORD_STRING,      /* s */
         RECORD_NUMBER,      /* t */
+        RECORD_COUNT,       /* u */
         RECORD_BOOL,        /* b */
         RECORD_STRINGS,     /* as */
         RECORD_STRING_MAP,  /* a{ss} */
@@ -43,6 +44,8 @@ extern const RecordField record_backup_fields[];
 extern const size_t record_n_backup_fields;
 extern const RecordField record_restore_fields[];
 extern const size_t record_n_restore_fields;
+extern const RecordField record_schedule_fields[];
+extern const size_t record_n_schedule_fields;
 
 /* True for valid UTF-8 of at most `max` bytes whose only control characters are tabs and line ends.
  */
@@ -54,6 +57,7 @@ bool record_is_text(const char *s, size_t max);
  */
 int record_read_backup(json_object *in, json_object **ret, Failure *reterr);
 int record_read_restore(json_object *in, json_object **ret, Failure *reterr);
+int record_read_schedule(json_object *in, json_object **ret, Failure *reterr);
 
 /*
  * Reads the "summary" of a result: an object whose values have a D-Bus type (docs/DBUS.md): texts,
@@ -64,6 +68,7 @@ int record_read_summary(json_object *message, json_object **ret, Failure *reterr
 /* What a new backup is made of; all borrowed. */
 typedef struct RecordNew {
         const char *id, *name, *type, *description, *created_by;
+        const char *schedule; /* NULL: none */
         const ConfigStrings *services;
         bool pinned;
 } RecordNew;

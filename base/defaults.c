@@ -25,7 +25,7 @@
 
 #define PASSPHRASE "BACKUP_ENCRYPTION_KEY"
 
-static const char *defaults_path(void) {
+const char *defaults_path(void) {
         const char *path = getenv(HP_ENV_DEFAULTS);
 
         return path && *path ? path : HP_DEFAULT_DEFAULTS;

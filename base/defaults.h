@@ -33,6 +33,9 @@ typedef struct Defaults {
 int defaults_load(Defaults *ret, Failure *reterr);
 void defaults_done(Defaults *d);
 
+/* HOLDPOINT_DEFAULTS_FILE or /etc/default/holdpoint. */
+const char *defaults_path(void);
+
 /* BACKUP_ENCRYPTION_KEY of that file: 0, or -ENOENT if it is not set. */
 int defaults_passphrase(Secret *ret, Failure *reterr);
 

@@ -22,6 +22,7 @@
 #define HP_ENV_AGENT_USER    "HOLDPOINT_AGENT_USER"
 #define HP_ENV_DEFAULTS      "HOLDPOINT_DEFAULTS_FILE" /* another than HP_DEFAULT_DEFAULTS */
 #define HP_ENV_STEP          "HOLDPOINT_STEP"          /* base/step.h; set by tests only */
+#define HP_ENV_UNIT_DIR      "HOLDPOINT_UNIT_DIR"
 
 #define HP_DEFAULT_CONFIGURATION "/etc/holdpoint"
 #define HP_DEFAULT_DEFAULTS      "/etc/default/holdpoint"
@@ -29,6 +30,7 @@
 #define HP_DEFAULT_WORKER_STATE  "/var/lib/holdpoint-worker"
 #define HP_DEFAULT_REPOSITORY    "/var/backups/holdpoint"
 #define HP_DEFAULT_WORKERS       "/run/holdpoint-workers"
+#define HP_DEFAULT_UNIT_DIR      "/etc/systemd/system"
 #define HP_DEFAULT_AGENT_USER    "holdpoint"
 
 #define HP_WORKER_PROGRAM "holdpoint-worker"

@@ -36,16 +36,16 @@ typedef struct CliError {
 
 typedef struct CliOptions {
         bool json, yes, no_wait, pinned, allow_partial, dry_run;
-        int include_files; /* -1: not given */
+        int include_files, enabled; /* -1: not given */
         const char *name, *description, *service, *into, *from, *depth, *type, *status, *key,
-                *format, *output;
+                *format, *output, *frequency, *time, *calendar;
         const char *paths[CLI_PATHS_MAX];
         size_t n_paths;
-        bool has_level, has_page, has_limit;
-        uint32_t level, page, limit;
+        bool has_level, has_page, has_limit, has_retention;
+        uint32_t level, page, limit, retention;
 } CliOptions;
 
-#define CLI_OPTIONS_INIT ((CliOptions){ .include_files = -1 })
+#define CLI_OPTIONS_INIT ((CliOptions){ .include_files = -1, .enabled = -1 })
 
 typedef struct Cli {
         CliOptions options;
@@ -90,6 +90,7 @@ int verb_export(Cli *cli);
 int verb_import(Cli *cli);
 int verb_key(Cli *cli);
 int verb_repository(Cli *cli);
+int verb_schedule(Cli *cli);
 
 /* Fills `e` (keeping an error that is there) and returns -EINVAL. */
 int cli_error(CliError *e, int exit_code, const char *name, const char *format, ...)

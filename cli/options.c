@@ -39,6 +39,11 @@ typedef enum OptionId {
         OPTION_KEY = 'k',
         OPTION_DRY_RUN = 'r',
         OPTION_FORMAT = 'F',
+        OPTION_FREQUENCY = 'q',
+        OPTION_TIME = 'T',
+        OPTION_CALENDAR = 'C',
+        OPTION_RETENTION = 'R',
+        OPTION_ENABLED = 'e',
         OPTION_OUTPUT = 'o',
 } OptionId;
 
@@ -75,6 +80,14 @@ static const OptionInfo option_table[] = {
           required_argument },
         { OPTION_OUTPUT, "output", "FILE", "write to FILE (also -o; default: standard output)",
           required_argument },
+        { OPTION_FREQUENCY, "frequency", "WORD", "daily, weekly or monthly", required_argument },
+        { OPTION_TIME, "time", "HH:MM", "when, with --frequency", required_argument },
+        { OPTION_CALENDAR, "calendar", "EXPRESSION", "when, as in systemd.time(7)",
+          required_argument },
+        { OPTION_RETENTION, "retention-days", "N", "how long its backups are kept",
+          required_argument },
+        { OPTION_ENABLED, "enabled", "BOOL", "whether it runs by itself (default: yes)",
+          required_argument },
         { OPTION_DRY_RUN, "dry-run", NULL, "tell what would be done", no_argument },
         { OPTION_YES, "yes", NULL, "do not ask", no_argument },
         { OPTION_NO_WAIT, "no-wait", NULL, "do not wait for the job to end", no_argument },
@@ -110,12 +123,14 @@ static const Verb verb_table[] = {
         { "monitor", "", 0, 0, "", verb_monitor, "print what happens, until interrupted" },
         { "key", "export-recovery|prove FILE|forget-private", 1, 2, "oy", verb_key,
           "the private key: copy it, prove the copy, take it off this host" },
+        { "schedule", "[list|show|set|run|delete [NAME]]", 0, 2, "qTCRetdyW", verb_schedule,
+          "backups by themselves: list, show, set, run or delete schedules" },
         { "repository", "", 0, 0, "", verb_repository, "facts about the repository" },
         { NULL },
 };
 
 /* Verbs of the design that no program of this version serves. */
-static const char *const later_verbs[] = { "schedule", "doctor" };
+static const char *const later_verbs[] = { "doctor" };
 
 const Verb *options_verbs(void) {
         return verb_table;
@@ -250,6 +265,20 @@ static int set_option(Cli *cli, OptionId id, const char *text) {
         case OPTION_STATUS:
                 o->status = text;
                 break;
+        case OPTION_FREQUENCY:
+                o->frequency = text;
+                break;
+        case OPTION_TIME:
+                o->time = text;
+                break;
+        case OPTION_CALENDAR:
+                o->calendar = text;
+                break;
+        case OPTION_RETENTION:
+                o->has_retention = true;
+                return parse_number(cli, "retention-days", text, 1, 36500, &o->retention);
+        case OPTION_ENABLED:
+                return parse_bool(cli, "enabled", text, &o->enabled);
         case OPTION_FORMAT:
                 o->format = text;
                 break;

@@ -82,6 +82,9 @@ int catalog_put_restore(Catalog *c, json_object *restore, Failure *reterr);
 int catalog_get_restore(Catalog *c, const char *id, json_object **ret, Failure *reterr);
 int catalog_list_restores(Catalog *c, uint32_t limit, json_object **ret, Failure *reterr);
 
+/* Makes the copy of the schedules what `rows` says. */
+int catalog_replace_schedules(Catalog *c, json_object *rows, Failure *reterr);
+
 /*
  * Jobs: `task` is the job's dictionary, its number in "id". Finished ones are read back; an insert
  * drops what ended more than 90 days ago and all but the newest reconciles.

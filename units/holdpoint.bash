@@ -13,7 +13,7 @@ _holdpoint_services() {
 _holdpoint() {
         local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word i
         local verbs="create list show restore files diff export import restores rollback confirm verify delete
-                     pin unpin prune jobs cancel status monitor key repository help"
+                     pin unpin prune jobs cancel status monitor key repository schedule help"
         local -A options=(
                 [create]="--name --description --include-files --no-include-files --compression-level --pinned --no-wait"
                 [list]="--type --status --service --page --limit"
@@ -24,6 +24,7 @@ _holdpoint() {
                 [export]="--service --path --format --output --key"
                 [import]="--name --description"
                 [key]="--output --yes"
+                [schedule]="--frequency --time --calendar --retention-days --enabled --type --description --yes --no-wait"
                 [restores]="--service"
                 [rollback]="--yes --no-wait"
                 [confirm]="--yes --no-wait"
@@ -55,9 +56,11 @@ _holdpoint() {
         --depth) mapfile -t COMPREPLY < <(compgen -W "metadata data restore" -- "$cur") && return ;;
         --include-files) mapfile -t COMPREPLY < <(compgen -W "yes no" -- "$cur") && return ;;
         --into) mapfile -t COMPREPLY < <(compgen -d -- "$cur") && return ;;
+        --frequency) mapfile -t COMPREPLY < <(compgen -W "daily weekly monthly" -- "$cur") && return ;;
+        --enabled) mapfile -t COMPREPLY < <(compgen -W "yes no" -- "$cur") && return ;;
         --format) mapfile -t COMPREPLY < <(compgen -W "tar tar.zst" -- "$cur") && return ;;
         --key | --output | -o) mapfile -t COMPREPLY < <(compgen -f -- "$cur") && return ;;
-        --name | --description | --path | --page | --limit | --compression-level) return ;;
+        --name | --description | --path | --page | --limit | --compression-level | --time | --calendar | --retention-days) return ;;
         esac
 
         if [[ $cur == -* ]]; then
@@ -68,6 +71,7 @@ _holdpoint() {
         "" | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$cur") ;;
         create) mapfile -t COMPREPLY < <(compgen -W "full $(_holdpoint_services)" -- "$cur") ;;
         import) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+        schedule) mapfile -t COMPREPLY < <(compgen -W "list show set run delete" -- "$cur") ;;
         key) mapfile -t COMPREPLY < <(compgen -W "export-recovery prove forget-private" -- "$cur") ;;
         show | restore | verify | files | diff | export) mapfile -t COMPREPLY < <(compgen -W "latest $(_holdpoint_ids list)" -- "$cur") ;;
         delete | pin | unpin) mapfile -t COMPREPLY < <(compgen -W "$(_holdpoint_ids list)" -- "$cur") ;;

@@ -54,6 +54,10 @@ static const struct {
         { "configure", "export-key", run_export_key },
         { "configure", "prove-key", run_prove_key },
         { "configure", "forget-key", run_forget_key },
+        { "configure", "list-schedules", run_list_schedules },
+        { "configure", "set-schedule", run_set_schedule },
+        { "configure", "default-schedule", run_default_schedule },
+        { "configure", "delete-schedule", run_delete_schedule },
 };
 
 static bool class_is_known(const char *class) {

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/schedule.h"
 #include "base/step.h"
 #include "repo/retention.h"
 #include "worker/facts.h"
@@ -142,7 +143,24 @@ typedef struct Prune {
         Records records;
         const char **dropped; /* ids, borrowed from the records */
         size_t n_dropped;
+        ScheduleList schedules;
+        RetentionSchedule *days; /* of each of them */
 } Prune;
+
+/* A schedule that cannot be read ends it: its backups might be kept longer than the others. */
+static int load_schedules(Prune *p, Failure *reterr) {
+        int r = schedule_list_load(&p->schedules, reterr);
+
+        if (r < 0)
+                return r;
+        p->days = calloc(p->schedules.n + 1, sizeof(*p->days));
+        if (!p->days)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "prune");
+        for (size_t i = 0; i < p->schedules.n; i++)
+                p->days[i] = (RetentionSchedule){ p->schedules.items[i].name,
+                                                  p->schedules.items[i].retention_days };
+        return 0;
+}
 
 static int decide(Prune *p, Failure *reterr) {
         RetentionRules rules = {
@@ -150,8 +168,13 @@ static int decide(Prune *p, Failure *reterr) {
                 .minimum_backups = p->work->config->minimum_backups,
         };
         Records *l = &p->records;
-        int r = repo_list(p->repo, on_record, l, reterr);
+        int r = load_schedules(p, reterr);
 
+        if (r < 0)
+                return r;
+        rules.schedules = p->days;
+        rules.n_schedules = p->schedules.n;
+        r = repo_list(p->repo, on_record, l, reterr);
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot read the records");
         p->dropped = calloc(l->n + 1, sizeof(*p->dropped));
@@ -248,6 +271,8 @@ static int prune_packs(Prune *p, bool dry_run, RepoPrune *ret, Failure *reterr) 
 
 static void prune_done(Prune *p) {
         free(p->dropped);
+        free(p->days);
+        schedule_list_done(&p->schedules);
         records_done(&p->records);
         repo_close(p->repo);
 }

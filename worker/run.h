@@ -28,3 +28,16 @@ int run_reconcile(Work *w, const char **ret_result, json_object **ret_summary, F
 int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_forget_key(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_list_schedules(Work *w,
+                       const char **ret_result,
+                       json_object **ret_summary,
+                       Failure *reterr);
+int run_set_schedule(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_delete_schedule(Work *w,
+                        const char **ret_result,
+                        json_object **ret_summary,
+                        Failure *reterr);
+int run_default_schedule(Work *w,
+                         const char **ret_result,
+                         json_object **ret_summary,
+                         Failure *reterr);

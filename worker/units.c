@@ -2,19 +2,15 @@
 
 #include <errno.h>
 #include <stddef.h>
-#include <systemd/sd-bus.h>
 
-#define SYSTEMD_NAME "org.freedesktop.systemd1"
+#include "worker/systemd.h"
 
 /* Without an answer there is nobody who could stop a unit. */
 static bool systemd_is_there(void) {
-        sd_bus *bus = NULL;
-        bool found = false;
+        _cleanup_(systemd_closep) Systemd *systemd = NULL;
+        Failure ignored = FAILURE_INIT;
 
-        if (sd_bus_open_system(&bus) >= 0)
-                found = sd_bus_get_name_creds(bus, SYSTEMD_NAME, 0, NULL) >= 0;
-        sd_bus_flush_close_unref(bus);
-        return found;
+        return systemd_open(&systemd, &ignored) >= 0;
 }
 
 int units_check(const ConfigService *service, Failure *reterr) {

@@ -81,15 +81,6 @@ def test_introspection(bus):
     assert [s.get("name") for s in job.findall("signal")] == ["Finished"]
 
 
-def test_not_supported(bus):
-    """Members and options of later versions exist and say so."""
-    for member, body in {
-        "SetSchedule": ["nightly", {}], "GetSchedule": ["nightly"], "ListSchedules": [{}],
-        "DeleteSchedule": ["nightly"], "RunSchedule": ["nightly"],
-    }.items():
-        fails(NOT_SUPPORTED, bus.call, member, MEMBERS[member][0], body)
-
-
 def test_not_supported_options(rig, bus):
     backup = rig.completed()
     remote = {"confirm": variant("b", True), "from": variant("s", "remote")}

@@ -27,8 +27,8 @@ from fakeagent import Refusal
 
 ID = "0123abcd-0000-4000-8000-00000000000%d"
 VERBS = ("create list show restore restores rollback confirm verify delete pin unpin prune jobs cancel status "
-         "monitor files diff export import key repository").split()
-LATER = "schedule doctor".split()
+         "monitor files diff export import key repository schedule").split()
+LATER = "doctor".split()
 
 # Design: D-Bus error name to exit code of the program.
 ERROR_EXITS = {
@@ -172,7 +172,8 @@ def test_version(shell):
     ["restore", "--yes"], ["cancel"], ["restore", "latest", "--name", "x"],
 ] + [[v] for v in LATER] + [
     ["export", "latest", "-o", "x", "--path", "a", "--path", "b"], ["key"], ["key", "prove"],
-    ["key", "nonsense"], ["key", "forget-private", "x"], ["diff", "latest"], ["files"],
+    ["key", "nonsense"], ["schedule", "set"], ["schedule", "nonsense"], ["schedule", "list", "x"],
+    ["schedule", "set", "a", "--retention-days", "0"], ["key", "forget-private", "x"], ["diff", "latest"], ["files"],
     ["restore", "latest", "--dry-run", "--into", "x"]])
 def test_usage_is_exit_2(shell, arguments):
     code, out, err = shell.run(*arguments)
@@ -559,7 +560,9 @@ def started(machine, tmp_path):
 def test_with_the_real_agent(machine, tmp_path):
     with started(machine, tmp_path) as m:
         assert m.json("list") == {"total": 0, "backups": []}
-        got = m.json("status", exit_code=1)  # never backed up is overdue
+        # Never backed up is overdue, once the agent has looked for backups.
+        holdpoint.wait_until(lambda: m.call("status").returncode == 1, "an overdue service", 30)
+        got = m.json("status", exit_code=1)
         assert got["services"] == ["files"] and got["service_status"][0]["service"] == "files"
         assert "jobs" in m.json("jobs") and m.json("restores") == {"restores": []}
         assert m.json("create", "nonsense", exit_code=5)["error"]["name"] == "NoSuchService"

@@ -411,10 +411,12 @@ class Machine:
         self.workers_directory = os.path.join(self.directory, "workers")
         self.repository = self._repository or os.path.join(self.directory, "repository")
         self.defaults = os.path.join(self.directory, "defaults")  # what /etc/default/holdpoint is elsewhere
+        self.units = os.path.join(self.directory, "units")  # in place of systemd's
         self.agent_log = os.path.join(self.directory, "agent.log")
         self.worker_log = os.path.join(self.directory, "worker.log")
         os.makedirs(os.path.join(self.etc, "services.d"))
         os.mkdir(self.workers_directory)
+        os.mkdir(self.units)
         os.mkdir(self.worker_state, 0o700)
         os.mkdir(self.state, 0o700)
         os.chown(self.state, account.pw_uid, account.pw_gid)
@@ -422,7 +424,7 @@ class Machine:
 
     def _make_processes(self):
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        common = dict(passed, CONFIGURATION_DIRECTORY=self.etc, HOLDPOINT_DEFAULTS_FILE=self.defaults,
+        common = dict(passed, CONFIGURATION_DIRECTORY=self.etc, HOLDPOINT_DEFAULTS_FILE=self.defaults, HOLDPOINT_UNIT_DIR=self.units,
                       HOLDPOINT_LIBEXECDIR=self.install.libexec, DBUS_SYSTEM_BUS_ADDRESS=self.bus.address,
                       HOLDPOINT_AGENT_USER=AGENT_USER)
         self.worker_environment = dict(common, STATE_DIRECTORY=self.worker_state)

@@ -19,7 +19,7 @@ ADVICE = {
     "NoSuchService": "No `services.d/NAME.conf`, or the backup does not hold this service.",
     "NoSuchJob": "Also: it has finished, or is no longer remembered.",
     "NoSuchRestore": "`holdpoint restores` shows what there is.",
-    "NoSuchSchedule": "For the schedules of a later version.",
+    "NoSuchSchedule": "No schedule has this name; `holdpoint schedule` lists them.",
     "InvalidArgument": "A malformed id, an unknown option, a value out of range: the message names it.",
     "ConfigurationInvalid": "The message is `file:line: what, and what is allowed`. `holdpointd --check-config` says the same.",
     "NotConfirmed": "A restore replaces live data: `confirm` must be true on the bus; `--yes` or an answer on the command line.",

@@ -33,7 +33,7 @@ LIBRARIES = (
     (r"systemd/sd-journal\.h", r"base/log\.c"),
     (r"systemd/sd-event\.h", r"agent/.*"),
     (r"systemd/sd-daemon\.h", r"agent/.*|worker/main\.c"),
-    (r"systemd/sd-bus.*\.h", r"agent/.*|cli/client\.[ch]|worker/units\.c"),
+    (r"systemd/sd-bus.*\.h", r"agent/.*|cli/client\.[ch]|worker/systemd\.c"),
     (r"ini\.h", r"base/settings\.c"),
     (r"libmount/.*|blkid/.*", r"snapshot/mount\.c"),
     (r"libsmartcols/.*", r"cli/output\.c"),

@@ -1,0 +1,148 @@
+"""Schedules are timers: made over D-Bus, shown and changed by systemctl, run by systemd."""
+
+
+def test_life_of_a_schedule(guest):
+    """Set, shown, run, changed, switched off and deleted; nothing is left behind."""
+    guest("""
+        data btrfs
+        application /srv/app 100
+        service app /srv/app
+        holdpoint schedule set nightly --frequency daily --time 02:00 --retention-days 30 --type full --json >/tmp/set
+        same "$(jq -r '.calendar, .retention_days, .backup_type, .enabled, .frequency, .time' /tmp/set | paste -sd' ')" \
+                '*-*-* 02:00:00 30 full true daily 02:00' "what was set"
+        [[ $(jq -r .next_run /tmp/set) == *T0*:0*Z ]] || fail "next run: $(jq -r .next_run /tmp/set)"
+        systemctl cat holdpoint@nightly.timer | grep -q '^OnCalendar=\\*-\\*-\\* 02:00:00$'
+        systemctl cat holdpoint@nightly.timer | grep -q '^RetentionDays=30$'
+        systemctl is-enabled --quiet holdpoint@nightly.timer
+        systemctl list-timers --all | grep -q 'holdpoint@nightly.timer *holdpoint@nightly.service'
+
+        systemctl start holdpoint@nightly.service
+        holdpoint list --json >/tmp/list
+        same "$(jq -r .total /tmp/list)" 1 "backups"
+        same "$(jq -r '.backups[0] | .created_by, .schedule, .status' /tmp/list | paste -sd' ')" \
+                'schedule:nightly nightly completed' "the backup"
+        [[ $(jq -r '.backups[0].backup_name' /tmp/list) =~ ^auto_nightly_[0-9]{8}_[0-9]{6}$ ]]
+        soon 20 sh -c "holdpoint jobs --json | jq -e '.jobs[] | select(.type == \\"prune\\" and .result == \\"done\\")'"
+
+        holdpoint schedule set nightly --calendar 'Mon..Fri 03:30' --retention-days 7
+        holdpoint schedule show nightly --json >/tmp/show
+        same "$(jq -r '.calendar, .retention_days, .backup_type, .frequency, .enabled' /tmp/show | paste -sd' ')" \
+                'Mon..Fri *-*-* 03:30:00 7 full  true' "what was changed"
+        holdpoint schedule set nightly --enabled no
+        status 1 systemctl is-enabled --quiet holdpoint@nightly.timer
+        status 3 systemctl is-active --quiet holdpoint@nightly.timer
+        same "$(holdpoint schedule list --json | jq -r '.schedules[0].enabled')" false enabled
+
+        mkdir -p /etc/systemd/system/holdpoint@nightly.timer.d
+        printf '[Timer]\\nOnCalendar=\\nOnCalendar=*-*-* 05:00\\n' >/etc/systemd/system/holdpoint@nightly.timer.d/override.conf
+        systemctl daemon-reload
+        same "$(holdpoint schedule show nightly --json | jq -r .calendar)" '*-*-* 05:00:00' "an operator's own calendar"
+
+        holdpoint schedule set nightly --enabled yes
+        holdpoint schedule delete nightly --yes
+        same "$(find /etc/systemd/system /var/lib/systemd/timers -name '*nightly*' 2>/dev/null)" "" "what is left"
+        status 5 holdpoint schedule show nightly
+        status 5 holdpoint schedule run nightly
+        status 5 holdpoint schedule delete nightly --yes
+        same "$(holdpoint schedule list --json | jq -c .schedules)" '[]' "schedules"
+        systemctl list-timers --all | grep nightly && fail "the timer is still there" || true
+        """, seconds=240)
+
+
+def test_bad_schedules_change_nothing(guest):
+    guest("""
+        data btrfs
+        application /srv/app 10
+        service app /srv/app
+        holdpoint schedule set good --calendar '*-*-* 04:00' --type app
+        before=$(find /etc/systemd/system -type f -exec sha256sum {} + | sort)
+        status 2 holdpoint schedule set good --calendar 'sometimes'
+        status 2 holdpoint schedule set good --calendar '32:00'
+        status 2 holdpoint schedule set good --frequency hourly
+        status 2 holdpoint schedule set good --time 25:00
+        status 2 holdpoint schedule set good --frequency daily --calendar '*-*-* 01:00'
+        status 5 holdpoint schedule set good --type nonsense
+        status 2 holdpoint schedule set good --retention-days 0
+        status 2 holdpoint schedule set '../x'
+        status 2 holdpoint schedule set 'Upper'
+        status 2 holdpoint schedule set other --calendar 'sometimes'
+        same "$(find /etc/systemd/system -type f -exec sha256sum {} + | sort)" "$before" "unit files"
+        same "$(holdpoint schedule show good --json | jq -r .calendar)" '*-*-* 04:00:00' calendar
+        same "$(holdpoint schedule list --json | jq '.schedules | length')" 1 schedules
+
+        printf '[X-Holdpoint]\\nNonsense=1\\n' >/etc/systemd/system/holdpoint@good.timer.d/50-holdpoint.conf
+        holdpoint schedule run good 2>/tmp/error && fail "a broken schedule ran" || true
+        grep -q '50-holdpoint.conf:2:' /tmp/error || fail "$(cat /tmp/error)"
+        holdpoint schedule set good --type app
+        holdpoint schedule run good
+        """, seconds=240)
+
+
+def test_timers_run_and_tell(guest):
+    """A timer that elapses makes a backup; a run that fails makes its unit fail."""
+    guest("""
+        data btrfs
+        application /srv/app 10
+        service app /srv/app
+        holdpoint schedule set often --calendar '*-*-* *:*:00/5' --type app
+        mkdir -p /run/systemd/system/holdpoint@often.timer.d
+        printf '[Timer]\\nRandomizedDelaySec=0\\n' >/run/systemd/system/holdpoint@often.timer.d/now.conf
+        systemctl daemon-reload
+        systemctl restart holdpoint@often.timer
+        soon 40 sh -c "holdpoint list --status completed --json | jq -e '.total > 0'"
+        soon 20 sh -c "holdpoint schedule show often --json | jq -e '.last_run != \\"\\" and .last_result == \\"success\\"'"
+        systemctl stop holdpoint@often.timer
+
+        mv /srv/app /srv/gone
+        status 1 systemctl start holdpoint@often.service
+        systemctl --failed | grep -q holdpoint@often.service
+        same "$(holdpoint schedule show often --json | jq -r .last_result)" exit-code "result"
+        """, seconds=240)
+
+
+def test_a_missed_run_is_caught_up(guest):
+    guest.keep_root()
+    guest("""
+        data btrfs
+        application /srv/app 10
+        service app /srv/app
+        holdpoint schedule set nightly --type app
+        systemctl stop holdpoint@nightly.timer
+        touch -d '3 days ago' /var/lib/systemd/timers/stamp-holdpoint@nightly.timer
+        sync
+        """)
+    guest("""
+        mkdir -p /srv
+        mount /dev/ubdb /srv
+        mkdir -p /run/systemd/system/holdpoint@nightly.timer.d
+        printf '[Timer]\\nRandomizedDelaySec=0\\n' >/run/systemd/system/holdpoint@nightly.timer.d/now.conf
+        systemctl daemon-reload
+        systemctl restart holdpoint@nightly.timer
+        soon 40 sh -c "holdpoint list --status completed --json | jq -e '.total > 0'"
+        """, seconds=180)
+
+
+def test_settings_by_environment(guest):
+    """/etc/default/holdpoint sets up `default`, until somebody sets it otherwise; root's eyes alone are enough."""
+    guest("""
+        data btrfs
+        application /srv/app 10
+        service app /srv/app
+        printf '%s\\n' AUTO_BACKUP_ENABLED=true AUTO_BACKUP_FREQUENCY=weekly AUTO_BACKUP_TIME=04:30 AUTO_BACKUP_TYPE=app \
+                BACKUP_RETENTION_DAYS=14 BACKUP_ENCRYPTION_KEY=correct-horse >/etc/default/holdpoint
+        chmod 0600 /etc/default/holdpoint
+        systemctl start holdpointd
+        soon 20 systemctl is-enabled --quiet holdpoint@default.timer
+        show() {
+                holdpoint schedule show default --json | jq -r '.calendar, .backup_type, .retention_days' | paste -sd' '
+        }
+        same "$(show)" 'Mon *-*-* 04:30:00 app 14' "the schedule"
+        sed -i s/04:30/05:30/ /etc/default/holdpoint
+        systemctl reload holdpointd
+        soon 20 sh -c "holdpoint schedule show default --json | grep -q 05:30"
+        holdpoint schedule set default --time 06:00
+        systemctl restart holdpointd
+        holdpoint status >/dev/null || true
+        sleep 3
+        same "$(show)" 'Mon *-*-* 06:00:00 app 14' "a schedule that was set by hand"
+        """, seconds=240)

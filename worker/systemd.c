@@ -1,0 +1,291 @@
+/*
+ * Everything goes through the Manager of org.freedesktop.systemd1. The signal that ends a job is
+ * subscribed to before the job is made, so that none can end unseen.
+ */
+
+#include "worker/systemd.h"
+
+#include <errno.h>
+#include <string.h>
+#include <systemd/sd-bus.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/text.h"
+
+#define NAME    "org.freedesktop.systemd1"
+#define ROOT    "/org/freedesktop/systemd1"
+#define MANAGER NAME ".Manager"
+#define SLICE   (100 * USEC_PER_MSEC) /* how often an interruption is looked for */
+#define ANSWER  (60 * USEC_PER_SEC)   /* a reload of many units takes its time */
+
+struct Systemd {
+        sd_bus *bus;
+        char *job;    /* the path that is waited for, NULL: none */
+        char *result; /* systemd's word for how it ended */
+};
+
+static void message_freep(sd_bus_message **m) {
+        sd_bus_message_unref(*m);
+}
+
+#define _cleanup_message_   _cleanup_(message_freep)
+#define _cleanup_bus_error_ _cleanup_(sd_bus_error_free)
+
+static int refuse(Failure *reterr, int r, const sd_bus_error *error, const char *what) {
+        const char *why = error && error->message ? error->message : strerror(r < 0 ? -r : EIO);
+
+        return fail_set(reterr, FAIL_INTERNAL, r < 0 ? -r : EIO, "systemd: %s: %.300s", what, why);
+}
+
+static int on_job_removed(sd_bus_message *m, void *userdata, sd_bus_error *reterr_error) {
+        const char *path, *unit, *result;
+        Systemd *s = userdata;
+        uint32_t id;
+
+        if (s->job && sd_bus_message_read(m, "uoss", &id, &path, &unit, &result) > 0 &&
+            strcmp(path, s->job) == 0 && !s->result)
+                s->result = strdup(result); /* a missing copy looks like a time-out */
+        return 0;
+}
+
+/* Without a subscriber systemd keeps its signals to itself. */
+static int subscribe(Systemd *s) {
+        int r = sd_bus_match_signal(s->bus, NULL, NAME, ROOT, MANAGER, "JobRemoved", on_job_removed,
+                                    s);
+
+        return r < 0 ? r
+                     : sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "Subscribe", NULL, NULL,
+                                          NULL);
+}
+
+int systemd_open(Systemd **ret, Failure *reterr) {
+        _cleanup_(systemd_closep) Systemd *s = calloc(1, sizeof(*s));
+        int r;
+
+        if (!s)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+        r = sd_bus_open_system(&s->bus);
+        if (r < 0 || sd_bus_get_name_creds(s->bus, NAME, 0, NULL) < 0)
+                return -ENOENT;
+        (void) sd_bus_set_method_call_timeout(s->bus, ANSWER); /* fails for 0 alone */
+        r = subscribe(s);
+        if (r < 0)
+                return refuse(reterr, r, NULL, "cannot listen to it");
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+void systemd_close(Systemd *s) {
+        if (!s)
+                return;
+        sd_bus_flush_close_unref(s->bus);
+        free(s->job);
+        free(s->result);
+        free(s);
+}
+
+int systemd_reload(Systemd *s, Failure *reterr) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        int r = sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "Reload", &error, NULL, NULL);
+
+        return r < 0 ? refuse(reterr, r, &error, "reload") : 0;
+}
+
+int systemd_enable(Systemd *s, const char *unit, bool enable, Failure *reterr) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        int r = enable ? sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "EnableUnitFiles", &error,
+                                            NULL, "asbb", 1, unit, 0, 1)
+                       : sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "DisableUnitFiles", &error,
+                                            NULL, "asb", 1, unit, 0);
+
+        return r < 0 ? refuse(reterr, r, &error, unit) : 0;
+}
+
+int systemd_mask(Systemd *s, const char *unit, bool mask, Failure *reterr) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        int r = mask ? sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "MaskUnitFiles", &error,
+                                          NULL, "asbb", 1, unit, 1, 1)
+                     : sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "UnmaskUnitFiles", &error,
+                                          NULL, "asb", 1, unit, 1);
+
+        return r < 0 ? refuse(reterr, r, &error, unit) : 0;
+}
+
+static int begin_job(Systemd *s, SystemdAction action, const char *unit, Failure *reterr) {
+        static const char *const methods[] = { [SYSTEMD_START] = "StartUnit",
+                                               [SYSTEMD_STOP] = "StopUnit",
+                                               [SYSTEMD_RESTART] = "RestartUnit" };
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        const char *path;
+        int r = sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, methods[action], &error, &reply,
+                                   "ss", unit, "replace");
+
+        if (r >= 0)
+                r = sd_bus_message_read(reply, "o", &path);
+        if (r < 0)
+                return refuse(reterr, r, &error, unit);
+        free(s->job);
+        free(s->result);
+        s->result = NULL;
+        s->job = strdup(path);
+        return s->job ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+}
+
+static int wait_job(Systemd *s,
+                    const char *unit,
+                    uint64_t timeout_usec,
+                    bool (*interrupted)(void *userdata),
+                    void *userdata,
+                    Failure *reterr) {
+        uint64_t deadline = clock_monotonic_usec() + timeout_usec;
+
+        while (!s->result) {
+                int r = sd_bus_process(s->bus, NULL);
+
+                if (r < 0)
+                        return refuse(reterr, r, NULL, unit);
+                if (r > 0)
+                        continue;
+                if (interrupted && interrupted(userdata))
+                        return fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled");
+                if (clock_monotonic_usec() >= deadline)
+                        return fail_set(reterr, FAIL_INTERNAL, ETIMEDOUT,
+                                        "systemd: %s: its job did not end within %llu s", unit,
+                                        (unsigned long long) (timeout_usec / USEC_PER_SEC));
+                r = sd_bus_wait(s->bus, SLICE);
+                if (r < 0)
+                        return refuse(reterr, r, NULL, unit);
+        }
+        return 0;
+}
+
+int systemd_run(Systemd *s,
+                SystemdAction action,
+                const char *unit,
+                uint64_t timeout_usec,
+                bool (*interrupted)(void *userdata),
+                void *userdata,
+                Failure *reterr) {
+        int r = begin_job(s, action, unit, reterr);
+
+        if (r >= 0)
+                r = wait_job(s, unit, timeout_usec, interrupted, userdata, reterr);
+        if (r < 0)
+                return r;
+        if (strcmp(s->result, "done") == 0)
+                return 0;
+        return fail_set(reterr, FAIL_INTERNAL, EIO,
+                        "systemd: %s: %s; 'systemctl status %s' says more", unit, s->result, unit);
+}
+
+void systemd_forget(Systemd *s, const char *unit) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+
+        /* A unit that never ran has nothing to forget, and one without a file cannot be cleaned. */
+        if (sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "ResetFailedUnit", &error, NULL, "s",
+                               unit) < 0)
+                log_debug("%s: %s", unit, error.message ?: "");
+        sd_bus_error_free(&error);
+        if (sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "CleanUnit", &error, NULL, "sas", unit,
+                               1, "state") < 0)
+                log_debug("%s: %s", unit, error.message ?: "");
+}
+
+static int load(Systemd *s, const char *unit, char **ret, Failure *reterr) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        const char *path;
+        int r = sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "LoadUnit", &error, &reply, "s",
+                                   unit);
+
+        if (r >= 0)
+                r = sd_bus_message_read(reply, "o", &path);
+        if (r < 0)
+                return refuse(reterr, r, &error, unit);
+        *ret = strdup(path);
+        return *ret ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+}
+
+static int get(Systemd *s,
+               const char *unit,
+               const char *interface,
+               const char *property,
+               const char *type,
+               sd_bus_message **ret,
+               Failure *reterr) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_free_ char *path = NULL, *whole = text_printf(NAME ".%s", interface);
+        int r = load(s, unit, &path, reterr);
+
+        if (r < 0)
+                return r;
+        if (!whole)
+                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+        r = sd_bus_get_property(s->bus, NAME, path, whole, property, &error, ret, type);
+        return r < 0 ? refuse(reterr, r, &error, unit) : 0;
+}
+
+int systemd_get_text(Systemd *s,
+                     const char *unit,
+                     const char *interface,
+                     const char *property,
+                     char **ret,
+                     Failure *reterr) {
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        const char *text;
+        int r = get(s, unit, interface, property, "s", &reply, reterr);
+
+        if (r < 0)
+                return r;
+        r = sd_bus_message_read(reply, "s", &text);
+        if (r < 0)
+                return refuse(reterr, r, NULL, unit);
+        *ret = strdup(text);
+        return *ret ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+}
+
+int systemd_get_u64(Systemd *s,
+                    const char *unit,
+                    const char *interface,
+                    const char *property,
+                    uint64_t *ret,
+                    Failure *reterr) {
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        int r = get(s, unit, interface, property, "t", &reply, reterr);
+
+        if (r < 0)
+                return r;
+        r = sd_bus_message_read(reply, "t", ret);
+        return r < 0 ? refuse(reterr, r, NULL, unit) : 0;
+}
+
+static int append_calendar(char **text, const char *expression) {
+        char *longer = text_printf("%s%s%s", *text ?: "", *text ? "; " : "", expression);
+
+        if (!longer)
+                return -ENOMEM;
+        free(*text);
+        *text = longer;
+        return 0;
+}
+
+int systemd_get_calendar(Systemd *s, const char *timer, char **ret, Failure *reterr) {
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        _cleanup_free_ char *text = NULL;
+        const char *base, *expression;
+        uint64_t next;
+        int r = get(s, timer, "Timer", "TimersCalendar", "a(sst)", &reply, reterr);
+
+        if (r < 0)
+                return r;
+        r = sd_bus_message_enter_container(reply, 'a', "(sst)");
+        while (r > 0 && (r = sd_bus_message_read(reply, "(sst)", &base, &expression, &next)) > 0)
+                if (append_calendar(&text, expression) < 0)
+                        return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+        if (r < 0)
+                return refuse(reterr, r, NULL, timer);
+        *ret = text ? TAKE_PTR(text) : strdup("");
+        return *ret ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+}

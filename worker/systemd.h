@@ -1,0 +1,70 @@
+#pragma once
+
+/*
+ * systemd over the bus: unit files and units. The one sd-bus client of the worker. Every call
+ * blocks; a job of systemd (start, stop) is waited for until it ends.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/cleanup.h"
+#include "base/fail.h"
+#include "base/json.h"
+
+typedef struct Systemd Systemd;
+
+/*
+ * Connects, and finds systemd on the bus. -ENOENT with `reterr` untouched if it is not there: what
+ * that means is the caller's to say.
+ */
+int systemd_open(Systemd **ret, Failure *reterr);
+void systemd_close(Systemd *s);
+DEFINE_CLEANUP(Systemd *, systemd_close);
+
+/* Makes systemd read its unit files again. */
+int systemd_reload(Systemd *s, Failure *reterr);
+
+/* "systemctl enable" and "disable", without starting or stopping. */
+int systemd_enable(Systemd *s, const char *unit, bool enable, Failure *reterr);
+
+typedef enum SystemdAction { SYSTEMD_START, SYSTEMD_STOP, SYSTEMD_RESTART } SystemdAction;
+
+/*
+ * Runs one action and waits for its job. FAIL_INTERNAL naming the unit and systemd's word for how
+ * it ended (failed, timeout, dependency, …) unless that is "done"; FAIL_CANCELED when interrupted
+ * (the job goes on), FAIL_INTERNAL after `timeout_usec`. `interrupted` may be NULL.
+ */
+int systemd_run(Systemd *s,
+                SystemdAction action,
+                const char *unit,
+                uint64_t timeout_usec,
+                bool (*interrupted)(void *userdata),
+                void *userdata,
+                Failure *reterr);
+
+/* Masks units for this boot (nobody starts them), or takes that back. */
+int systemd_mask(Systemd *s, const char *unit, bool mask, Failure *reterr);
+
+/* "systemctl clean --what=state", and its failed state forgotten. What is not there is fine. */
+void systemd_forget(Systemd *s, const char *unit);
+
+/*
+ * Properties of a unit; the unit is loaded if it is not. `interface` is "Unit", "Timer" or
+ * "Service". Texts are owned. The u64 takes t and u.
+ */
+int systemd_get_text(Systemd *s,
+                     const char *unit,
+                     const char *interface,
+                     const char *property,
+                     char **ret,
+                     Failure *reterr);
+int systemd_get_u64(Systemd *s,
+                    const char *unit,
+                    const char *interface,
+                    const char *property,
+                    uint64_t *ret,
+                    Failure *reterr);
+
+/* The calendar expressions of a timer, joined with "; ". Owned. */
+int systemd_get_calendar(Systemd *s, const char *timer, char **ret, Failure *reterr);
