@@ -265,8 +265,9 @@ static int check_link(Import *x, const Entry *e, size_t i, Failure *reterr) {
                 return -EIO;
         if (r < 0)
                 return r;
-        if (r == 0 || type != ENTRY_FILE)
-                return refuse(e, "it is a hard link to no file of the archive", reterr);
+        if (r == 0 || type == ENTRY_DIRECTORY || type == ENTRY_HARDLINK)
+                return refuse(e, "it is a hard link to nothing of the archive that can have one",
+                              reterr);
         return at < i ? 0
                       : refuse(e, "it is a hard link before its file; pack with tar --sort=name",
                                reterr);

@@ -100,6 +100,21 @@ def test_a_backup_of_what_was_restored(zoo):
     assert trees.differences(entries(zoo, zoo.backup["backup_id"]), entries(zoo, again["backup_id"])) == []
 
 
+@pytest.mark.parametrize("part", [b"links", b"links/c"])
+def test_exported(zoo, part, tmp_path):
+    """With their first names and without: in an archive, too, further names are what they are."""
+    archive, out = str(tmp_path / "a.tar"), str(tmp_path)
+    path = os.path.join(zoo.top, os.fsdecode(part))
+    zoo.site.machine.cli("export", zoo.backup["backup_id"], "--service", "zoo", "--path", path, "--format", "tar", "-o", archive)
+    holdpoint.run("tar", "-C", out, "-xpf", archive, "--xattrs", "--xattrs-include=*")
+    got = extremes.describe(os.path.join(out, "zoo") + path)
+    for name in (b"file", b"symlink", b"fifo", b"device", b"capable"):
+        wanted, names = zoo.before[part + b"/" + name], (b"a/deep/", b"a/", b"b/", b"c/", b"")
+        assert {k: v for k, v in got[name].items() if k not in ("links", "xattrs")} == {
+            k: v for k, v in wanted.items() if k not in ("links", "xattrs")}
+        assert sorted(got[name].get("links", [])) == (sorted(n + name for n in names) if part == b"links" else [])
+
+
 # --- many of them ---------------------------------------------------------------------------------------
 
 MANY = 300000
