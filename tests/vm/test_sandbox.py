@@ -79,6 +79,35 @@ def test_special_files_come_back(guest, kind):
         """ % (kind, "" if kind == "btrfs" else "Snapshot=none"), seconds=240)
 
 
+NEEDED = ("CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_FSETID CAP_SETFCAP CAP_SYS_PTRACE CAP_MKNOD "
+          "CAP_LINUX_IMMUTABLE CAP_SETUID CAP_SETGID")
+
+
+def test_each_right_of_a_restore_is_needed(guest):
+    """Without any single one of them a restore fails or is not faithful. (CAP_KILL is for helpers that hang.)"""
+    guest.denials_expected = True
+    guest(SPECIAL + """
+        data btrfs
+        application /srv/app
+        special /srv/app
+        service app /srv/app
+        holdpoint create app
+        facts /srv/app >/tmp/before
+        again() {
+                systemctl daemon-reload
+                chattr -a /srv/app/append
+                holdpoint restore latest --from local --yes && facts /srv/app | diff /tmp/before -
+        }
+        again
+        mkdir /etc/systemd/system/holdpoint-restore@.service.d || true
+        for right in %s; do
+                printf '[Service]\nCapabilityBoundingSet=~%%s\n' "$right" \
+                        >/etc/systemd/system/holdpoint-restore@.service.d/less.conf
+                ! again || fail "nothing needs $right"
+        done
+        """ % NEEDED, seconds=400)
+
+
 def test_holders_are_seen(guest):
     """A process of another user, in a mount namespace of its own, in the target: nothing is exchanged."""
     guest("""
