@@ -101,7 +101,7 @@ def test_each_right_of_a_restore_is_needed(guest):
         again
         mkdir /etc/systemd/system/holdpoint-restore@.service.d || true
         for right in %s; do
-                printf '[Service]\nCapabilityBoundingSet=~%%s\n' "$right" \
+                printf '[Service]\\nCapabilityBoundingSet=~%%s\\n' "$right" \
                         >/etc/systemd/system/holdpoint-restore@.service.d/less.conf
                 ! again || fail "nothing needs $right"
         done
