@@ -39,6 +39,7 @@ static const struct {
         { "backup", "import", run_import },
         { "restore", "restore", run_restore },
         { "restore", "plan", run_plan },
+        { "restore", "verify", run_prove },
         { "restore", "rollback", run_rollback },
         { "restore", "confirm", run_confirm },
         { "restore", "recover", run_recover },

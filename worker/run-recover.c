@@ -5,6 +5,7 @@
 
 #include "worker/expire.h"
 #include "worker/intent.h"
+#include "worker/prove.h"
 #include "worker/run.h"
 
 int run_recover(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
@@ -12,6 +13,7 @@ int run_recover(Work *w, const char **ret_result, json_object **ret_summary, Fai
 
         work_accepted(w);
         work_phase(w, "recover");
+        prove_sweep(w);
         r = intent_recover_all(w, reterr);
         (void) expire_restores(w);
         return r;

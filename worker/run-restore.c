@@ -16,6 +16,7 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/open-repo.h"
+#include "worker/prove.h"
 #include "worker/request-fds.h"
 #include "worker/restore.h"
 #include "worker/run.h"
@@ -348,6 +349,8 @@ static int prepare(Restore *r, Failure *reterr) {
                 e = restore_check_from(r, reterr);
         if (e >= 0)
                 e = check_directory(r, reterr);
+        if (e >= 0)
+                prove_sweep(w);
         if (e >= 0 && !r->into && intent_recover_all(w, &ignored) < 0)
                 log_warning("an earlier restore needs attention: %s", ignored.text);
         if (e >= 0)

@@ -598,3 +598,76 @@ def test_a_plan_says_why_not(site):
     assert workerclient.plan(site.machine, unknown).name == "NoSuchBackup"
     assert workerclient.plan(site.machine, site.backup, restore_type="nobody").name == "NoSuchService"
     assert workerclient.plan(site.machine, site.backup, paths=["../x"]).name == "InvalidArgument"
+
+
+# ---- verification by restoring ----
+
+def prove(site, backup, **parameters):
+    return workerclient.Job(site.machine, "verify", backup_id=backup, depth="restore", **parameters)
+
+
+def proved(site):
+    """The directory in which it is done."""
+    return os.path.join(site.fs.path, ".holdpoint", next(n for n in site.areas() if n.startswith("verify.")))
+
+
+def test_a_verification_restores_everything(site):
+    backup = site.machine.json("create", "site")["backup_id"]
+    before = site.state()
+    answer = prove(site, backup).answer()
+    assert answer.result == "done", answer
+    assert (answer.summary["databases"], answer.summary["damaged"]) == (2, 0), answer
+    assert answer.summary["files"] == site.machine.json("show", backup)["files"]
+    row = answer.of("backup")[-1]["backup"]
+    assert (row["verified_depth"], row["verified_result"]) == ("restore", "sound")
+    assert site.machine.json("verify", backup, "--depth", "restore")["result"] == "done"
+    assert site.changed(before) == [] and site.areas() == []
+
+
+@pytest.mark.parametrize("how", ["content", "mode", "extra", "missing"])
+def test_a_verification_sees_a_difference(site, how):
+    """What was restored is changed behind its back, between the first entry that is compared and the rest."""
+    site.machine.workers.restart("restore", HOLDPOINT_STEP="compared@1=stop")
+    try:
+        job = prove(site, site.backup)
+        pid = job.stopped()
+        top = os.path.join(proved(site), "site") + site.data
+        target = os.path.join(top, "uploads", "f3")
+        if how == "content":
+            times = os.stat(target)
+            write(target, "gooD 3")
+            os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+        elif how == "mode":
+            os.chmod(target, 0o4755)
+        elif how == "missing":
+            os.unlink(target)
+        else:
+            write(os.path.join(top, "uploads", "f3a"), "more")
+        job.go_on(pid)
+        answer = job.answer()
+        assert (answer.result, answer.name, answer.summary["damaged"]) == ("failed", "IntegrityFailure", 1), answer
+        assert "uploads" in answer.text
+        assert answer.of("backup")[-1]["backup"]["verified_result"] == "damaged"
+    finally:
+        site.machine.workers.restart("restore")
+    assert site.areas() == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "kill"])
+def test_a_verification_that_does_not_end(site, how):
+    site.machine.workers.restart("restore", HOLDPOINT_STEP="compared@2=" + ("stop" if how == "cancel" else "kill"))
+    try:
+        job = prove(site, site.backup)
+        if how == "cancel":
+            pid = job.stopped()
+            job.cancel()
+            job.go_on(pid)
+            assert job.answer().result == "canceled"
+        else:
+            assert job.answer().lost
+            assert os.path.isdir(proved(site))
+    finally:
+        site.machine.workers.restart("restore")
+    if how == "kill":
+        assert workerclient.ask(site.machine, "recover").result == "done"
+    assert site.areas() == []
