@@ -60,9 +60,9 @@ static void test_descriptors(void **state) {
 
         (void) signal(SIGUSR1, SIG_IGN);
         assert_true(extra >= 0);
-        text = run("ls /proc/$$/fd | tr '\\n' ' ' >&3; readlink /proc/$$/fd/0 >&3; pwd >&3", false,
-                   0);
-        assert_string_equal(text, "0 1 2 3 /dev/null\n/\n");
+        /* No pipe: the shell would hold its ends for a moment. */
+        text = run("ls /proc/$$/fd >&3; readlink /proc/$$/fd/0 >&3; pwd >&3", false, 0);
+        assert_string_equal(text, "0\n1\n2\n3\n/dev/null\n/\n");
         free(text);
         text = run("env | sort | tr '\\n' ' ' >&3", false, 0);
         assert_null(strstr(text, "HOME="));
