@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "snapshot/exiting.h"
 #include "snapshot/mount-table.h"
 #include "snapshot/snapshot-internal.h"
 
@@ -109,9 +110,12 @@ static int busy(Scan *s, const Task *t, const char *how, const char *what) {
                         clean ? clean : "?");
 }
 
+/* 0 if it turns out that it was just ending, and holds nothing any more. */
 static int unreadable(Scan *s, const Task *t, const char *entry, int r) {
         char process[PROCESS_TEXT];
 
+        if ((r == -EACCES || r == -EPERM) && exiting_wait(s->procfd, t->tid))
+                return 0;
         name_process(s, t->pid, process);
         (void) fail_set(s->reterr, FAIL_TARGET_IN_USE, EBUSY,
                         "'%s' may be in use: what %s holds cannot be seen (/proc/%d/%s: %s)",
