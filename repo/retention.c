@@ -62,7 +62,10 @@ static bool has_service(const RetentionRecord *r, const char *service) {
         return false;
 }
 
-/* True if fewer than `minimum` good backups of this service are newer. Sorted, newest first. */
+/*
+ * True if fewer than `minimum` good backups of this service are newer that hold as much. Sorted,
+ * newest first.
+ */
 static bool is_needed(const RetentionRecord *records,
                       size_t at,
                       const char *service,
@@ -72,6 +75,7 @@ static bool is_needed(const RetentionRecord *records,
 
         for (size_t i = 0; i < at && newer < minimum; i++)
                 newer += records[i].good && records[i].time_usec <= now &&
+                         (!records[i].lesser || records[at].lesser) &&
                          has_service(&records[i], service);
         return newer < minimum;
 }

@@ -22,7 +22,8 @@ typedef struct RetentionRecord {
         const char *id, *parent_id; /* parent: "" if it started from nothing */
         const char *schedule;       /* "" if made by hand */
         uint64_t created_usec;
-        bool good; /* completed: neither partial nor failed */
+        bool good;   /* completed, and no verification has found it damaged */
+        bool lesser; /* databases alone, or imported: stands in for no other kind */
         bool pinned;
         const char *const *services;
         size_t n_services;
@@ -48,7 +49,8 @@ typedef struct RetentionRules {
  *  - a backup is as old as its instant says, but always newer than the one it started from (a clock
  *    set back while it was made);
  *  - a pinned one stays; one that lies after `now_usec` stays, and counts for nothing else;
- *  - of each service the newest `minimum_backups` good ones stay;
+ *  - of each service the newest `minimum_backups` good ones stay, lesser ones not counted; so many
+ *    good ones of any kind stay, too;
  *  - what is older than its days goes, where the time between two backups, or since the last one,
  *    counts at most half of those days: a clock that jumped ahead makes nothing old at once.
  */

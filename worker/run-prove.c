@@ -484,6 +484,9 @@ static void tell(Prove *p, bool sound) {
         Restore *r = &p->restore;
         Failure f = FAILURE_INIT;
 
+        /* Retention may have removed it meanwhile: then there is nothing to be said of it. */
+        if (!repo_has_backup(r->repo, r->backup_id))
+                return;
         if (verified_note(r->work, r->backup_id, "restore", sound ? "sound" : "damaged", &f) < 0)
                 log_warning("the verification of %s is not noted: %s", r->backup_id, f.text);
         work_stream(r->work, "backup", "backup", facts_dictionary(r->work, r->repo, r->record));

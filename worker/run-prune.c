@@ -45,6 +45,7 @@ static void records_done(Records *l) {
 static json_object *reduce(json_object *record, const char *id, bool pinned) {
         static const char *const strings[] = { "status", "parent_id", "schedule" };
         _cleanup_json_ json_object *o = json_object_new_object();
+        bool include_files = true, imported = false;
         json_object *services;
         const char *text;
         uint64_t usec;
@@ -55,6 +56,10 @@ static json_object *reduce(json_object *record, const char *id, bool pinned) {
             json_put_u64(o, "instant_usec", usec) < 0 || json_put_string(o, "id", id) < 0 ||
             json_put_bool(o, "pinned", pinned) < 0)
                 return NULL;
+        (void) json_get_bool(record, "include_files", &include_files); /* unless it says so */
+        (void) json_get_bool(record, "imported", &imported);
+        if (json_put_bool(o, "lesser", !include_files || imported) < 0)
+                return NULL;
         for (size_t i = 0; i < ELEMENTSOF(strings); i++) {
                 if (json_get_string(record, strings[i], &text) < 0)
                         text = "";
@@ -64,7 +69,7 @@ static json_object *reduce(json_object *record, const char *id, bool pinned) {
         return TAKE_PTR(o);
 }
 
-static int fill(json_object *o, RetentionRecord *ret) {
+static int fill(Work *w, json_object *o, RetentionRecord *ret) {
         json_object *services;
         const char *status, **names;
         size_t n;
@@ -75,6 +80,7 @@ static int fill(json_object *o, RetentionRecord *ret) {
             json_get_string(o, "status", &status) < 0 ||
             json_get_u64(o, "instant_usec", &ret->created_usec) < 0 ||
             json_get_bool(o, "pinned", &ret->pinned) < 0 ||
+            json_get_bool(o, "lesser", &ret->lesser) < 0 ||
             json_get_array(o, "services", &services) < 0)
                 return -EBADMSG;
         n = json_object_array_length(services);
@@ -86,7 +92,7 @@ static int fill(json_object *o, RetentionRecord *ret) {
                 if (!names[i])
                         names[i] = "";
         }
-        ret->good = strcmp(status, "completed") == 0;
+        ret->good = strcmp(status, "completed") == 0 && !verified_is_damaged(w, ret->id);
         ret->services = names;
         ret->n_services = n;
         return 0;
@@ -125,7 +131,7 @@ static int on_record(void *userdata, const char *id, json_object *record, const 
         r = grow(l);
         if (r >= 0) {
                 l->items[l->n] = (RetentionRecord){ .id = "" };
-                r = fill(o, &l->items[l->n]);
+                r = fill(l->work, o, &l->items[l->n]);
         }
         if (r < 0) {
                 json_object_put(o);

@@ -52,6 +52,9 @@ static void tell(Work *w, Repo *repo, const char *id, const char *depth, bool so
         _cleanup_json_ json_object *record = NULL;
         Failure f = FAILURE_INIT;
 
+        /* Retention may have removed it meanwhile: then there is nothing to be said of it. */
+        if (!repo_has_backup(repo, id))
+                return;
         if (verified_note(w, id, depth, sound ? "sound" : "damaged", &f) < 0)
                 log_warning("the time of this verification is not kept: %s", f.text);
         f = FAILURE_INIT;

@@ -57,6 +57,14 @@ int verified_put(Work *w, const char *backup_id, json_object *dictionary) {
         return r;
 }
 
+bool verified_is_damaged(Work *w, const char *backup_id) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+        const char *result;
+
+        return o && verified_put(w, backup_id, o) >= 0 &&
+               json_get_string(o, keys[2], &result) >= 0 && strcmp(result, "damaged") == 0;
+}
+
 void verified_forget(Work *w, const char *backup_id) {
         _cleanup_close_ int dir = fs_open_dir(w->state_fd, "verified");
         char name[NAME_MAX_LENGTH];

@@ -18,5 +18,8 @@ int verified_note(Work *w,
 /* Adds verified_at, verified_depth, verified_result ("" if never). 0 or -ENOMEM. */
 int verified_put(Work *w, const char *backup_id, json_object *dictionary);
 
+/* True if the last verification found damage. */
+bool verified_is_damaged(Work *w, const char *backup_id);
+
 /* The backup is gone. */
 void verified_forget(Work *w, const char *backup_id);

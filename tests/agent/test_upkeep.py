@@ -99,6 +99,24 @@ def test_retention(site):
     site.machine.cli("verify", last, "--depth", "data")
 
 
+def test_last_good_one_is_whole_and_sound(site):
+    """Neither databases alone nor a damaged backup take the place of the last good one."""
+    whole = site.create(0)
+    for day in (4, 8, 12, 16):
+        lesser = site.create(day, "--no-include-files")
+    assert site.prune(17)["backups"] and set(site.listed()) >= {whole, lesser}
+    old = set(site.packs())
+    damaged = site.create(20)
+    for pack in sorted(set(site.packs()) - old, key=pack_kind)[:1]:
+        flip(pack)
+    site.machine.cli("verify", damaged, "--depth", "data", exit_code=DAMAGED)
+    for day in (24, 28, 32):
+        site.create(day, "--no-include-files")
+    assert damaged in site.prune(37)["backups"]
+    assert whole in site.listed()
+    site.machine.cli("verify", whole, "--depth", "data")
+
+
 def test_deleted_data_goes(site):
     first, second = site.create(0), site.create(1)
     site.machine.cli("delete", first, "--yes")

@@ -98,6 +98,31 @@ static void test_each_service(void **state) {
         assert_int_equal(reason_of(r, 4, "old"), RETENTION_DROP_EXPIRED);
 }
 
+/* Databases alone, however many, are no reason to give up the last backup that has the files. */
+static void test_lesser(void **state) {
+        RetentionRules rules = plain_rules(1, 1);
+        RetentionRecord r[] = { AGED("db1", 0), AGED("db2", 1),   AGED("db3", 2),
+                                AGED("db4", 3), AGED("whole", 4), AGED("old", 5) };
+
+        for (size_t i = 0; i < 4; i++)
+                r[i].lesser = true;
+        decide(&rules, r, ELEMENTSOF(r));
+        assert_int_equal(reason_of(r, 6, "db1"), RETENTION_KEEP_MINIMUM);
+        assert_int_equal(reason_of(r, 6, "db4"), RETENTION_DROP_EXPIRED);
+        assert_int_equal(reason_of(r, 6, "whole"), RETENTION_KEEP_MINIMUM);
+        assert_int_equal(reason_of(r, 6, "old"), RETENTION_DROP_EXPIRED);
+        /* A whole one has what a lesser one has. */
+        r[0] = (RetentionRecord) AGED("whole", 0);
+        r[1] = (RetentionRecord) AGED("db", 4);
+        r[1].lesser = true;
+        decide(&rules, r, 2);
+        assert_int_equal(reason_of(r, 2, "whole"), RETENTION_KEEP_MINIMUM);
+        r[2] = (RetentionRecord) AGED("other", 2);
+        r[3] = (RetentionRecord) AGED("another", 3);
+        decide(&rules, r, 4);
+        assert_int_equal(reason_of(r, 4, "db"), RETENTION_DROP_EXPIRED);
+}
+
 static void test_pinned(void **state) {
         RetentionRules rules = plain_rules(1, 1);
         RetentionRecord r[] = { AGED("a", 1), AGED("b", 2), AGED("c", 3), AGED("d", 400) };
@@ -330,17 +355,12 @@ static void test_model_at_random(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_nothing),
-                cmocka_unit_test(test_age),
-                cmocka_unit_test(test_last_good_stays),
-                cmocka_unit_test(test_each_service),
-                cmocka_unit_test(test_pinned),
-                cmocka_unit_test(test_future),
-                cmocka_unit_test(test_jump_ahead),
-                cmocka_unit_test(test_set_back),
-                cmocka_unit_test(test_parent_in_future),
-                cmocka_unit_test(test_schedules),
-                cmocka_unit_test(test_promises_at_random),
+                cmocka_unit_test(test_nothing),         cmocka_unit_test(test_age),
+                cmocka_unit_test(test_last_good_stays), cmocka_unit_test(test_each_service),
+                cmocka_unit_test(test_lesser),          cmocka_unit_test(test_pinned),
+                cmocka_unit_test(test_future),          cmocka_unit_test(test_jump_ahead),
+                cmocka_unit_test(test_set_back),        cmocka_unit_test(test_parent_in_future),
+                cmocka_unit_test(test_schedules),       cmocka_unit_test(test_promises_at_random),
                 cmocka_unit_test(test_model_at_random),
         };
 
