@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/fs.h"
 #include "base/names.h"
@@ -268,10 +269,28 @@ static char *text_of(const Schedule *s) {
                            *s->origin ? "\n" : "", s->calendar);
 }
 
+/* Whatever came from the agent: a line more would be a directive of its writer's for systemd. */
+static int check_texts(const Schedule *s, Failure *reterr) {
+        const char *const texts[] = { s->backup_type, s->description, s->frequency,
+                                      s->time,        s->origin,      s->calendar };
+
+        for (size_t i = 0; i < ELEMENTSOF(texts); i++)
+                if (!text_is_label(texts[i], 255) || strchr(texts[i], '\\'))
+                        return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                        "schedule '%s': texts have at most 255 bytes, without "
+                                        "control characters and backslashes",
+                                        s->name);
+        return 0;
+}
+
 int schedule_save(const Schedule *s, Failure *reterr) {
         _cleanup_free_ char *sub = text_printf(PREFIX "%s" SUFFIX, s->name), *text = text_of(s);
         _cleanup_close_ int dir = open_dir(), fd = -1;
-        int r = !sub || !text ? -ENOMEM : dir < 0 ? dir : 0;
+        int r = check_texts(s, reterr);
+
+        if (r < 0)
+                return r;
+        r = !sub || !text ? -ENOMEM : dir < 0 ? dir : 0;
 
         if (r >= 0)
                 r = fd = fs_ensure_dir(dir, sub, 0755);
@@ -284,10 +303,15 @@ int schedule_save(const Schedule *s, Failure *reterr) {
 
 int schedule_remove(const char *name, Failure *reterr) {
         _cleanup_free_ char *sub = text_printf(PREFIX "%s" SUFFIX, name);
-        _cleanup_close_ int dir = open_dir();
-        int r = !sub ? -ENOMEM : dir < 0 ? dir : fs_remove_tree(dir, sub, NULL, NULL);
+        _cleanup_close_ int dir = open_dir(), fd = -1;
+        int r = !sub ? -ENOMEM : dir;
 
         if (r >= 0)
+                r = fd = fs_open_dir(dir, sub);
+        if (r >= 0)
+                r = fs_unlink_durable(fd, FILE_NAME);
+        /* With an operator's own drop-in beside it the directory stays. */
+        if ((r >= 0 || (r == -ENOENT && fd >= 0)) && unlinkat(dir, sub, AT_REMOVEDIR) == 0)
                 r = fs_sync(dir);
         return r < 0 && r != -ENOENT ? fail_errno(reterr, FAIL_INTERNAL, -r, "cannot remove %s/%s",
                                                   schedule_unit_dir(), sub ?: "")

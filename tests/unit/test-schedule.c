@@ -138,6 +138,25 @@ static void test_round_trip(void **state) {
         assert_int_equal(list.n, 1);
 }
 
+/* Nothing that anybody hands over becomes a line of its own in a unit file. */
+static void test_injection(void **state) {
+        static const char *const bad[] = { "x\n[Timer]\nUnit=poweroff.target", "x\\", "x\r" };
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++)
+                for (size_t k = 0; k < 6; k++) {
+                        Schedule s = sample("nightly"), got = { 0 };
+                        char **texts[] = { &s.backup_type, &s.description, &s.frequency,
+                                           &s.time,        &s.calendar,    &s.origin };
+                        Failure f = FAILURE_INIT;
+
+                        *texts[k] = (char *) bad[i];
+                        assert_int_equal(schedule_save(&s, &f), -EINVAL);
+                        assert_int_equal(f.code, FAIL_INVALID_ARGUMENT);
+                        f = FAILURE_INIT;
+                        assert_int_equal(schedule_load("nightly", &got, &f), -ENOENT);
+                }
+}
+
 static void write_drop_in(const char *name, const char *file, const char *text) {
         char sub[128];
         int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd;
@@ -154,6 +173,7 @@ static void write_drop_in(const char *name, const char *file, const char *text) 
  */
 static void test_strange_files(void **state) {
         const Schedule good = sample("good");
+        char path[256];
         _cleanup_schedule_list_ ScheduleList list = { 0 };
         _cleanup_schedule_ Schedule got = { 0 };
         Failure f = FAILURE_INIT;
@@ -166,6 +186,12 @@ static void test_strange_files(void **state) {
         assert_int_equal(list.n, 1);
         assert_string_equal(list.items[0].calendar, "*-*-* 02:00:00");
 
+        /* Nor does it go with ours. */
+        assert_int_equal(schedule_remove("good", &f), 0);
+        assert_int_equal(schedule_load("good", &got, &f), -ENOENT);
+        f = FAILURE_INIT;
+        (void) snprintf(path, sizeof(path), "%s/holdpoint@good.timer.d/override.conf", directory);
+        assert_int_equal(access(path, F_OK), 0);
         write_drop_in("broken", "50-holdpoint.conf", "[X-Holdpoint]\nType=full\nNonsense=1\n");
         assert_true(schedule_load("broken", &got, &f) < 0);
         assert_int_equal(f.code, FAIL_CONFIGURATION_INVALID);
@@ -185,6 +211,7 @@ int main(void) {
                 cmocka_unit_test(test_names),
                 cmocka_unit_test(test_calendars),
                 cmocka_unit_test_setup_teardown(test_round_trip, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(test_injection, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_strange_files, set_up, tear_down),
         };
 
