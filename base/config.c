@@ -167,9 +167,17 @@ static int take_service(RawService *raw, ConfigService *s) {
         return 0;
 }
 
+bool config_is_reserved(const char *name) {
+        static const char *const reserved[] = { "full", "all", "latest", "default" };
+
+        for (size_t i = 0; i < ELEMENTSOF(reserved); i++)
+                if (strcmp(name, reserved[i]) == 0)
+                        return true;
+        return false;
+}
+
 /* services.d/NAME.conf: the name before the suffix, or what is wrong with it. Owned. */
 static int service_name(const char *file_name, const char *label, char **ret, Failure *reterr) {
-        static const char *const reserved[] = { "full", "all", "latest", "default" };
         _cleanup_free_ char *name = strndup(file_name, strlen(file_name) - strlen(CONFIG_SUFFIX));
 
         if (!name)
@@ -180,11 +188,10 @@ static int service_name(const char *file_name, const char *label, char **ret, Fa
                                 "lower-case letter, then "
                                 "up to 62 of a-z 0-9 _ -, before .conf",
                                 label);
-        for (size_t i = 0; i < ELEMENTSOF(reserved); i++)
-                if (strcmp(name, reserved[i]) == 0)
-                        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
-                                        "%s: '%s' is a reserved word and cannot name a service",
-                                        label, name);
+        if (config_is_reserved(name))
+                return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL,
+                                "%s: '%s' is a reserved word and cannot name a service", label,
+                                name);
         *ret = TAKE_PTR(name);
         return 0;
 }

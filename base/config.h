@@ -83,6 +83,7 @@ int config_load(const char *dir, Config **ret, Failure *reterr);
 void config_free(Config *c);
 DEFINE_CLEANUP(Config *, config_free);
 
+bool config_is_reserved(const char *name); /* means something else than a service */
 const ConfigService *config_service(const Config *c, const char *name); /* NULL: no such service */
 
 /* CONFIGURATION_DIRECTORY or its default. */

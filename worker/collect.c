@@ -456,9 +456,11 @@ static int tell_problems(Collect *c) {
         const Source *s = c->source;
         int r = 0;
 
-        for (size_t i = 0; r >= 0 && c->include_files && i < s->n_problems; i++)
-                r = collect_problem(c, s->services[s->problems[i].service].config->name,
-                                    s->problems[i].path, &s->problems[i].why);
+        /* What was not looked into may hold databases: without files it is told just the same. */
+        for (size_t i = 0; r >= 0 && i < s->n_problems; i++)
+                if (!s->problems[i].walk_tells || !c->include_files)
+                        r = collect_problem(c, s->services[s->problems[i].service].config->name,
+                                            s->problems[i].path, &s->problems[i].why);
         return r;
 }
 

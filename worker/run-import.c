@@ -101,7 +101,7 @@ static int split_path(char *copy, Entry *e, Failure *reterr) {
 
         if (slash)
                 *slash = 0;
-        if (!text_is_service_name(copy))
+        if (!text_is_service_name(copy) || config_is_reserved(copy))
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
                                 "paths in the archive must begin with the name of a service");
         if (!slash)

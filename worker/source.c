@@ -270,7 +270,8 @@ static int discover_known(void *userdata,
         return local->size < SQLITE_PAGE_MIN || local->size % SQLITE_PAGE_MIN != 0;
 }
 
-static int add_problem(Source *s, size_t service, const char *path, const Failure *why) {
+static int
+add_problem(Source *s, size_t service, const char *path, const Failure *why, bool walk_tells) {
         SourceProblem *grown;
         char *copy;
 
@@ -283,15 +284,14 @@ static int add_problem(Source *s, size_t service, const char *path, const Failur
         copy = strdup(path);
         if (!copy)
                 return -ENOMEM;
-        s->problems[s->n_problems++] =
-                (SourceProblem){ .service = service, .path = copy, .why = *why };
+        s->problems[s->n_problems++] = (SourceProblem){ service, copy, *why, walk_tells };
         return 0;
 }
 
 /* What a service's user can make happen: it is said of this service and stops no other one. */
 static int leave_unheld(Source *s, size_t service, const char *path, const Failure *why) {
         s->services[service].unheld = true;
-        return add_problem(s, service, path, why);
+        return add_problem(s, service, path, why, false);
 }
 
 static int
@@ -334,9 +334,9 @@ discover_problem(void *userdata, const char *service, const char *path, const Fa
         Discovery *d = userdata;
         const SourcePath *p = &d->source->paths[d->path];
 
-        if (why->code == FAIL_NOT_RESTORABLE && why->errnum == EXDEV &&
-            volume_kind(d->source->volumes[p->volume]) != SNAPSHOT_NONE)
-                return add_problem(d->source, p->service, path, why);
+        if (why->code == FAIL_NOT_RESTORABLE && why->errnum == EXDEV)
+                return add_problem(d->source, p->service, path, why,
+                                   volume_kind(d->source->volumes[p->volume]) == SNAPSHOT_NONE);
         if (why->code != FAIL_SNAPSHOT_FAILED)
                 return 0;
         return fail_set(

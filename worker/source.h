@@ -65,6 +65,7 @@ typedef struct SourceProblem {
         size_t service;
         char *path;
         Failure why;
+        bool walk_tells; /* but for a backup of databases alone, which walks past it */
 } SourceProblem;
 
 /* A service that was asked for and is not in the backup: the others are, and it is partial. */

@@ -120,6 +120,17 @@ def test_databases_alone(site):
     assert again["read_bytes"] == 0 and again["checksum"] == full["checksum"]
 
 
+def test_databases_alone_are_all(site):
+    """More of them than are held at once: what is missing is said."""
+    path = site.fs.subvolume("many")
+    make_database(os.path.join(path, "0.db"))
+    for n in range(1, 501):
+        shutil.copyfile(os.path.join(path, "0.db"), os.path.join(path, "%d.db" % n))
+    site.service("many", path)
+    backup = site.create("many", "--no-include-files", exit_code=3)
+    assert backup["status"] == "partial" and "more than 500 databases" in backup["metadata"]
+
+
 def test_pinned(site):
     site.service("pinned", site.fs.subvolume("pinned"))
     assert site.create("pinned", "--pinned")["pinned"] is True
@@ -423,6 +434,10 @@ def test_nested_subvolumes_and_mounts(site):
     try:
         backup = site.create("nested", exit_code=3)
         assert [p["path"] for p in json.loads(backup["metadata"])["problems"]] == [mount]
+        for snapshot in ("auto", "none"):  # there may be databases on it
+            site.service("nested", path, Exclude="in/ner", Snapshot=snapshot)
+            backup = site.create("nested", "--no-include-files", exit_code=3)
+            assert [p["path"] for p in json.loads(backup["metadata"])["problems"]] == [mount]
         site.service("nested", path, Exclude=["in/ner", "mounted"])
         assert site.create("nested")["result"] == "done"
     finally:

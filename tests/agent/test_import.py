@@ -138,6 +138,7 @@ HOSTILE = {
     "absolute": lambda a: a.add("/etc/x", b"x"),
     "doubled slash": lambda a: a.add("app//etc/x", b"x"),
     "no service": lambda a: a.add("APP/etc/x", b"x"),
+    "a reserved word": lambda a: a.add("full/etc/x", b"x"),
     "a file as a service": lambda a: a.add("app", b"x"),
     "twice": lambda a: a.base().add(ABSOLUTE + "/x", b"1").add(ABSOLUTE + "/x", b"2"),
     "twice, as others": lambda a: a.base().add(ABSOLUTE + "/x", type_=SYM, link="/etc").add(ABSOLUTE + "/x", type_=DIR),
@@ -148,8 +149,10 @@ HOSTILE = {
     "link out": lambda a: a.base().add(ABSOLUTE + "/x", type_=LNK, link="/etc/shadow"),
     "link to another service": lambda a: a.base().add("b/x", b"x").add(ABSOLUTE + "/x", type_=LNK, link="b/x"),
     "link with dots": lambda a: a.base().add(ABSOLUTE + "/x", type_=LNK, link=ABSOLUTE + "/../../etc/shadow"),
-    "link to a link": lambda a: a.base().add(ABSOLUTE + "/a", type_=SYM, link="/etc/shadow").add(
+    "link to a directory": lambda a: a.base().add(ABSOLUTE + "/a", type_=DIR).add(
         ABSOLUTE + "/x", type_=LNK, link=ABSOLUTE + "/a"),
+    "link to a further name": lambda a: a.base().add(ABSOLUTE + "/a", b"x").add(
+        ABSOLUTE + "/b", type_=LNK, link=ABSOLUTE + "/a").add(ABSOLUTE + "/c", type_=LNK, link=ABSOLUTE + "/b"),
     "link to nothing": lambda a: a.base().add(ABSOLUTE + "/x", type_=LNK, link=ABSOLUTE + "/none"),
     "link before its file": lambda a: a.base().add(ABSOLUTE + "/y", b"x").add(ABSOLUTE + "/x", type_=LNK, link=ABSOLUTE + "/y"),
     "link to itself": lambda a: a.base().add(ABSOLUTE + "/x", type_=LNK, link=ABSOLUTE + "/x"),
