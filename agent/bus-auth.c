@@ -73,6 +73,8 @@ typedef struct Subject {
         const char *action;
         char backup[UUID_TEXT_MAX];
         char service[SERVICE_TEXT_MAX]; /* "": none, "full": several */
+        uint32_t job;                   /* to be canceled, 0: none */
+        char task[UUID_TEXT_MAX];
 } Subject;
 
 static void name_services(Subject *s, const ConfigStrings *services) {
@@ -92,6 +94,8 @@ static int describe_job(Manager *m, sd_bus_message *call, Subject *ret) {
                 return -ENOENT;
         j = found;
         ret->action = job_type_action(j->type); /* who may begin a job may end it */
+        ret->job = j->id;
+        (void) snprintf(ret->task, sizeof(ret->task), "%s", j->task_id);
         (void) snprintf(ret->backup, sizeof(ret->backup), "%s", j->backup_id);
         name_services(ret, &j->services);
         return 0;
@@ -169,12 +173,25 @@ static void pending_free(void *userdata) {
         free(p);
 }
 
+/* Only what is well formed got into the subject. */
+static BusCall call_to_tell(const PendingCall *p, bool known) {
+        return (BusCall){
+                .method = sd_bus_message_get_member(p->call),
+                .action = p->subject.action,
+                .backup = p->subject.backup,
+                .service = p->subject.service,
+                .job = p->subject.job,
+                .task = p->subject.task,
+                .uid = known ? &p->uid : NULL,
+        };
+}
+
 static void deny(const PendingCall *p, const char *why, bool challenge) {
+        const BusCall told = call_to_tell(p, p->known);
         _cleanup_free_ char *text = text_printf(
                 "%s refused: %s (%s)", sd_bus_message_get_member(p->call), why, p->subject.action);
 
-        log_notice("%s refused to uid %d (%s): %s", sd_bus_message_get_member(p->call),
-                   p->known ? (int) p->uid : -1, p->subject.action, why);
+        bus_audit_denied(p->manager, &told, why);
         (void) bus_error_reply_standard(p->call,
                                         challenge ? SD_BUS_ERROR_INTERACTIVE_AUTHORIZATION_REQUIRED
                                                   : SD_BUS_ERROR_ACCESS_DENIED,
@@ -182,13 +199,11 @@ static void deny(const PendingCall *p, const char *why, bool challenge) {
 }
 
 static void grant(const PendingCall *p) {
+        const BusCall told = call_to_tell(p, true);
         Failure why = FAILURE_INIT;
         int r;
 
-        /* Looking at lists is not an event. */
-        log_write(strcmp(p->subject.action, HP_POLKIT_PREFIX "list") == 0 ? LOG_DEBUG : LOG_INFO,
-                  "%s for uid %u (%s)", sd_bus_message_get_member(p->call), p->uid,
-                  p->subject.action);
+        bus_audit_granted(&told);
         r = p->method->handle(p->manager, p->call, p->uid, &why);
         if (r < 0)
                 r = bus_error_reply(p->call, r, &why);

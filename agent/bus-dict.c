@@ -208,6 +208,7 @@ int bus_append_job(sd_bus_message *m, json_object *job) {
         } keys[] = {
                 { "id", "u" },
                 { "job", "o" },
+                { "task_id", "s" },
                 { "type", "s" },
                 { "backup_id", "s" },
                 { "restore_id", "s" },

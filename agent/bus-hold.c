@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "agent/bus-internal.h"
+#include "agent/job-log.h"
 #include "base/log.h"
 
 struct BusHold {
@@ -63,8 +64,8 @@ void bus_hold_answer(Job *j) {
         if (r < 0)
                 r = bus_error_reply(h->call, r, &why);
         if (r < 0)
-                log_warning("Job %u: the reply could not be sent, ignoring: %s", j->id,
-                            strerror(-r));
+                job_log(j, LOG_WARNING, "Job %u: the reply could not be sent, ignoring: %s", j->id,
+                        strerror(-r));
         bus_hold_free(h);
 }
 
@@ -86,10 +87,10 @@ static int on_name_lost(sd_bus_message *signal, void *userdata, sd_bus_error *re
         if (sd_bus_message_read(signal, "s", &name) <= 0)
                 return 0;
         while ((j = find_held_by(userdata, name))) {
-                log_info("Job %u: who asked for it has left", j->id);
+                job_log(j, LOG_INFO, "Job %u: who asked for it has left", j->id);
                 bus_hold_free(TAKE_PTR(j->hold));
                 if (job_is_reading(j) && job_cancel(j, &why) < 0)
-                        log_debug("Job %u: %s", j->id, why.text);
+                        job_log(j, LOG_DEBUG, "Job %u: %s", j->id, why.text);
         }
         return 0;
 }

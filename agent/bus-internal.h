@@ -32,6 +32,18 @@ typedef struct BusMethod {
  */
 int bus_auth_call(Manager *m, sd_bus_message *call, const BusMethod *method);
 
+/* A call as the journal knows it. */
+typedef struct BusCall {
+        const char *method, *action;
+        const char *backup, *service, *task; /* task NULL, the others "": none */
+        uint32_t job;                        /* 0: none */
+        const uint32_t *uid;                 /* NULL: not known */
+} BusCall;
+
+/* bus-audit.c */
+void bus_audit_granted(const BusCall *call);
+void bus_audit_denied(Manager *m, const BusCall *call, const char *why);
+
 /* bus-error.c: replies with a failure, or what an errno without one stands for. */
 int bus_error_reply(sd_bus_message *call, int r, const Failure *failure);
 

@@ -32,5 +32,8 @@ void bus_job_finished(Job *j);
 /* Its object is about to go. */
 void bus_job_gone(Job *j);
 
+/* Frees what is remembered of refused calls. */
+void bus_audit_forget(Manager *m);
+
 /* Drops a caller that waits, unanswered. NULL is nothing. */
 void bus_hold_free(BusHold *h);

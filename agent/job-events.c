@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "agent/bus.h"
+#include "agent/job-log.h"
 #include "agent/reconcile.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -31,7 +32,7 @@ static int on_phase(Job *j, json_object *message, Failure *reterr) {
             !text_is_label(phase, JOB_PHASE_MAX - 1))
                 return malformed(reterr, "a phase without a name");
         (void) snprintf(j->phase, sizeof(j->phase), "%s", phase);
-        log_debug("Job %u: phase %s", j->id, phase);
+        job_log(j, LOG_DEBUG, "Job %u: phase %s", j->id, phase);
         bus_job_changed(j);
         return 0;
 }
@@ -58,8 +59,8 @@ static void save_progress(Job *j) {
         j->saved_usec = now;
         if (catalog_task_progress(j->manager->catalog, j->id, (unsigned) (j->progress * 100),
                                   &why) < 0)
-                log_warning("Job %u: its progress could not be written, ignoring: %s", j->id,
-                            why.text);
+                job_log(j, LOG_WARNING, "Job %u: its progress could not be written, ignoring: %s",
+                        j->id, why.text);
 }
 
 static int on_progress(Job *j, json_object *message, Failure *reterr) {
@@ -84,7 +85,6 @@ static int on_progress(Job *j, json_object *message, Failure *reterr) {
 static int on_point(Job *j, json_object *message, Failure *reterr) {
         if (json_get_u64(message, "pause_usec", &j->pause_usec) < 0)
                 return malformed(reterr, "a point without its pause");
-        log_info("Job %u: databases held for %llu µs", j->id, (unsigned long long) j->pause_usec);
         bus_job_changed(j);
         return 0;
 }
@@ -128,12 +128,18 @@ static bool is_late(Job *j, const char *id) {
                catalog_get_backup(j->manager->catalog, id, &row, &ignored) == -ENOENT;
 }
 
+static void
+tell_unwritten(const Job *j, const char *what, const char *kind, const char *id, const char *why) {
+        const LogFields f = job_log_fields(j);
+
+        log_message(MESSAGE_CATALOGUE_UNWRITTEN, &f, "%s %s cannot be %s: %s", kind, id, what, why);
+}
+
 static void put_backup(Job *j, const char *id, json_object *backup) {
         bool added = false;
 
         if (catalog_put_backup(j->manager->catalog, backup, &added, &j->catalog_failure) < 0)
-                log_error("Backup %s cannot be put into the catalogue: %s", id,
-                          j->catalog_failure.text);
+                tell_unwritten(j, "put into the catalogue", "Backup", id, j->catalog_failure.text);
         if (j->type != JOB_RECONCILE)
                 reconcile_outdated(j->manager);
         if (!added)
@@ -164,7 +170,7 @@ static int on_backup(Job *j, json_object *message, Failure *reterr) {
         if (j->type == JOB_RECONCILE || strcmp(id, j->backup_id) == 0)
                 j->has_record = true;
         if (is_late(j, id))
-                log_debug("Job %u: backup %s has gone meanwhile", j->id, id);
+                job_log(j, LOG_DEBUG, "Job %u: backup %s has gone meanwhile", j->id, id);
         else
                 put_backup(j, id, backup);
         return 0;
@@ -177,7 +183,7 @@ static void drop_backup(Job *j, const char *id) {
         int r = catalog_delete_backup(m->catalog, id, &why);
 
         if (r < 0 && r != -ENOENT) {
-                log_error("Backup %s is deleted, but still in the catalogue: %s", id, why.text);
+                tell_unwritten(j, "taken out of the catalogue", "Backup", id, why.text);
                 reconcile_request(m);
                 return;
         }
@@ -194,7 +200,6 @@ static int on_removed(Job *j, json_object *message, Failure *reterr) {
         if (j->type != JOB_PRUNE || json_get_string(message, "backup_id", &id) < 0 ||
             !text_is_uuid(id))
                 return malformed(reterr, "a removed backup that cannot be");
-        log_notice("Job %u: backup %s is removed", j->id, id);
         drop_backup(j, id);
         return 0;
 }
@@ -228,8 +233,7 @@ static int on_restore(Job *j, json_object *message, Failure *reterr) {
                 j->manager->recover_wanted = true;
         r = catalog_put_restore(j->manager->catalog, restore, &j->catalog_failure);
         if (r < 0)
-                log_error("Restore %s cannot be put into the catalogue: %s", id,
-                          j->catalog_failure.text);
+                tell_unwritten(j, "put into the catalogue", "Restore", id, j->catalog_failure.text);
         return 0;
 }
 
@@ -247,6 +251,11 @@ static int on_space(Job *j, json_object *message, Failure *reterr) {
         return 0;
 }
 
+/* With this host all backups would be lost. */
+static bool is_unproven(const ManagerKeys *keys) {
+        return keys->known && keys->private_key && !keys->recovery_proven;
+}
+
 static int on_keys(Job *j, json_object *message, Failure *reterr) {
         ManagerKeys keys = { .known = true };
 
@@ -254,6 +263,12 @@ static int on_keys(Job *j, json_object *message, Failure *reterr) {
             json_get_bool(message, "recovery_exported", &keys.recovery_exported) < 0 ||
             json_get_bool(message, "recovery_proven", &keys.recovery_proven) < 0)
                 return malformed(reterr, "keys without what is known of them");
+        if (is_unproven(&keys) && !is_unproven(&j->manager->keys))
+                log_message(MESSAGE_RECOVERY_KEY_UNPROVEN, NULL,
+                            "The private key is on this host alone: %s",
+                            keys.recovery_exported
+                                    ? "a recovery copy was handed out, but not proven"
+                                    : "no recovery copy has been exported");
         j->manager->keys = keys;
         return 0;
 }
@@ -333,7 +348,8 @@ static int on_result(Job *j, json_object *message, Failure *reterr) {
         if (j->type == JOB_RECONCILE && result == JOB_DONE &&
             j->catalog_failure.code == FAIL_NONE &&
             reconcile_complete(j->manager, &j->catalog_failure) < 0)
-                log_error("The catalogue could not be corrected: %s", j->catalog_failure.text);
+                job_log(j, LOG_ERR, "The catalogue could not be corrected: %s",
+                        j->catalog_failure.text);
         doubt_result(j, &result, &why);
         job_finish(j, result, &why, summary);
         if (j->catalog_failure.code != FAIL_NONE && j->type != JOB_RECONCILE)
@@ -354,7 +370,7 @@ int job_events_handle(Job *j, json_object *message, Failure *reterr) {
         const char *type = proto_type(message);
 
         if (strcmp(type, "accepted") == 0) {
-                log_debug("Job %u: accepted", j->id);
+                job_log(j, LOG_DEBUG, "Job %u: accepted", j->id);
                 return 0;
         }
         for (size_t i = 0; i < ELEMENTSOF(table); i++)
@@ -375,7 +391,7 @@ static void settle_backup(Job *j) {
         /* A record that arrived before the end is in the repository, whatever came after it. */
         if (strcmp(status, "running") == 0 &&
             catalog_fail_backup(c, j->backup_id, &j->failure, &why) < 0)
-                log_error("Backup %s cannot be marked as failed: %s", j->backup_id, why.text);
+                tell_unwritten(j, "marked as failed", "Backup", j->backup_id, why.text);
 }
 
 static void settle_restore(Job *j) {
@@ -396,7 +412,7 @@ static void settle_restore(Job *j) {
         clock_format(clock_realtime_usec(), now);
         if (json_put_string(row, "state", "failed") < 0 ||
             json_put_string(row, "completed_at", now) < 0 || catalog_put_restore(c, row, &why) < 0)
-                log_error("Restore %s cannot be marked as failed: %s", j->restore_id, why.text);
+                tell_unwritten(j, "marked as failed", "Restore", j->restore_id, why.text);
 }
 
 /* The worker has told all that there are. */

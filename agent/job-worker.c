@@ -19,6 +19,7 @@
 
 #include "agent/bus.h"
 #include "agent/job-events.h"
+#include "agent/job-log.h"
 #include "agent/reconcile.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -87,7 +88,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
                 return 0;
         why = FAILURE_INIT;
         if (catalog_batch_commit(m->catalog, &why) < 0) {
-                log_error("The catalogue could not be corrected: %s", why.text);
+                job_log(j, LOG_ERR, "The catalogue could not be corrected: %s", why.text);
                 if (j->state != JOB_FINISHED)
                         fail(j, JOB_FAILED, &why);
                 else
@@ -140,7 +141,8 @@ static int send_request(Job *j, Failure *reterr) {
 
 static void set_reachable(Manager *m, bool reachable) {
         if (m->workers_reachable && !reachable)
-                log_warning("Workers cannot be reached in %s: are the holdpoint-*.socket units "
+                log_message(MESSAGE_WORKERS_UNREACHABLE, NULL,
+                            "Workers cannot be reached in %s: are the holdpoint-*.socket units "
                             "running?",
                             m->workers_dir);
         m->workers_reachable = reachable;

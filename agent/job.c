@@ -13,6 +13,7 @@
 
 #include "agent/bus.h"
 #include "agent/job-events.h"
+#include "agent/job-log.h"
 #include "agent/job-rules.h"
 #include "agent/job-worker.h"
 #include "agent/reconcile.h"
@@ -135,6 +136,7 @@ json_object *job_to_json(const Job *j) {
         job_path(j->id, path);
         job_error_name(j, error);
         if (!o || put_numbers(o, j) < 0 || json_put_string(o, "job", path) < 0 ||
+            json_put_string(o, "task_id", j->task_id) < 0 ||
             json_put_string(o, "type", job_type_text(j->type)) < 0 ||
             json_put_string(o, "backup_id", j->backup_id) < 0 ||
             json_put_string(o, "restore_id", j->restore_id) < 0 ||
@@ -152,13 +154,19 @@ json_object *job_to_json(const Job *j) {
         return TAKE_PTR(o);
 }
 
+static void tell_unwritten(const Job *j, const char *what, const char *why) {
+        const LogFields f = job_log_fields(j);
+
+        log_message(MESSAGE_CATALOGUE_UNWRITTEN, &f, "Job %u: %s could not be written: %s", j->id,
+                    what, why);
+}
+
 static void save(Job *j) {
         _cleanup_json_ json_object *o = job_to_json(j);
         Failure why = FAILURE_INIT;
 
         if (!o || catalog_put_task(j->manager->catalog, o, &why) < 0)
-                log_error("Job %u: its history could not be written: %s", j->id,
-                          o ? why.text : "out of memory");
+                tell_unwritten(j, "its history", o ? why.text : "out of memory");
 }
 
 void job_free(Job *j) {
@@ -227,6 +235,8 @@ static int complete_request(Job *j, const JobRequest *q) {
         if (!j->request || json_put_string(j->request, "type", "request") < 0 ||
             json_put_string(j->request, "verb", verb) < 0 ||
             json_put_u64(j->request, "job", j->id) < 0 ||
+            json_put_string(j->request, "task", j->task_id) < 0 ||
+            json_put(j->request, "about", strings_to_json(&j->services)) < 0 ||
             json_put_bool(j->request, "into", j->fds.directory >= 0) < 0 ||
             json_put_bool(j->request, "stream", j->fds.stream >= 0) < 0 ||
             json_put_bool(j->request, "key", j->fds.key >= 0) < 0)
@@ -235,8 +245,14 @@ static int complete_request(Job *j, const JobRequest *q) {
 }
 
 static int fill(Job *j, const JobRequest *q, Failure *reterr) {
+        uint8_t task[16];
         const char *text;
+        int r;
 
+        r = text_uuid_new(task);
+        if (r < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot make an id for the job");
+        text_uuid_format(task, j->task_id);
         copy_id(j->backup_id, q->backup_id);
         copy_id(j->other_id, q->other_id);
         copy_id(j->restore_id, q->restore_id);
@@ -337,8 +353,7 @@ int job_submit(Manager *m, JobRequest *q, Job **ret, Failure *reterr) {
                 job_free(j);
                 return r;
         }
-        log_info("Job %u queued: %s %s", j->id, job_type_text(j->type),
-                 *j->restore_id ? j->restore_id : j->backup_id);
+        job_log_queued(j);
         bus_job_added(j);
         wake_queue(m);
         if (ret)
@@ -355,7 +370,8 @@ void job_set_state(Job *j, JobState state) {
         };
 
         assert(legal[j->state][state]);
-        log_debug("Job %u: %s -> %s", j->id, job_state_text(j->state), job_state_text(state));
+        job_log(j, LOG_DEBUG, "Job %u: %s -> %s", j->id, job_state_text(j->state),
+                job_state_text(state));
         j->state = state;
         if (state == JOB_RUNNING) {
                 j->started_usec = clock_realtime_usec();
@@ -405,6 +421,7 @@ static void start(Job *j) {
         Failure why = FAILURE_INIT;
 
         job_set_state(j, JOB_RUNNING);
+        job_log_started(j);
         if (j->type == JOB_RESTORE && begin_restore(j, &why) < 0) {
                 job_finish(j, JOB_FAILED, &why, NULL);
                 return;
@@ -464,8 +481,8 @@ static void let_expire(Job *j) {
                                            FINISHED_SHOWN_USEC, USEC_PER_SEC, on_expire, j);
 
         if (r < 0)
-                log_warning("Job %u: its object stays until the agent ends: %s", j->id,
-                            strerror(-r));
+                job_log(j, LOG_WARNING, "Job %u: its object stays until the agent ends: %s", j->id,
+                        strerror(-r));
         bound_finished(j->manager, j);
 }
 
@@ -483,25 +500,6 @@ static int complete_summary(Job *j, json_object *summary) {
         return json_put_string(j->summary, "error_name", error) < 0
                        ? -ENOMEM
                        : json_put_path(j->summary, "error_message", j->failure.text);
-}
-
-static void log_end(const Job *j) {
-        LogContext context = {
-                .job = j->id,
-                .backup = *j->backup_id ? j->backup_id : NULL,
-                .service = j->services.n == 1 ? j->services.items[0] : NULL,
-                .phase = *j->phase ? j->phase : NULL,
-                .result = job_result_text(j->result),
-        };
-
-        log_set_context(&context);
-        if (j->result == JOB_DONE)
-                log_notice("Job %u (%s) done", j->id, job_type_text(j->type));
-        else
-                log_write(j->result == JOB_CANCELED ? LOG_NOTICE : LOG_ERR, "Job %u (%s) %s: %s",
-                          j->id, job_type_text(j->type), job_result_text(j->result),
-                          j->failure.text);
-        log_set_context(NULL);
 }
 
 /* What a schedule made takes the place of what is past its retention. */
@@ -540,14 +538,15 @@ void job_finish(Job *j, JobResult result, const Failure *why, json_object *summa
                 j->progress = 1;
         job_set_state(j, JOB_FINISHED);
         if (complete_summary(j, summary) < 0)
-                log_warning("Job %u: out of memory, its summary is not complete", j->id);
+                job_log(j, LOG_WARNING, "Job %u: out of memory, its summary is not complete",
+                        j->id);
         j->summary_bytes = strlen(json_text(j->summary) ?: "");
-        log_end(j);
+        job_log_end(j);
         batch = catalog_batch_begin(m->catalog, &failure) >= 0;
         job_events_settle(j);
         save(j);
         if (batch && catalog_batch_commit(m->catalog, &failure) < 0) {
-                log_error("Job %u: its end could not be written: %s", j->id, failure.text);
+                tell_unwritten(j, "its end", failure.text);
                 reconcile_request(m);
         }
         bus_job_finished(j);

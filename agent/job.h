@@ -75,6 +75,7 @@ typedef struct BusHold BusHold;
 struct Job {
         Manager *manager;
         uint32_t id;
+        char task_id[UUID_TEXT_MAX]; /* its own even where numbers begin again: a new catalogue */
         JobType type;
         JobState state;
         JobResult result;

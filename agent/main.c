@@ -58,7 +58,8 @@ static int run(Config *config) {
         (void) signal(SIGPIPE, SIG_IGN);
         raise_descriptor_limit();
         if (manager_new(config, &m, &why) < 0) {
-                log_error("Cannot start: %s", why.text);
+                log_message(MESSAGE_START_REFUSED, &(LogFields){ .error = fail_name(why.code) },
+                            "Cannot start: %s", why.text);
                 return EXIT_FAILURE;
         }
         return manager_run(m);
@@ -97,7 +98,12 @@ int main(int argc, char *argv[]) {
                 return 2;
         }
         if (config_load(config_dir(), &config, &why) < 0) {
-                fprintf(stderr, "%s\n", why.text);
+                if (check)
+                        fprintf(stderr, "%s\n", why.text);
+                else
+                        log_message(MESSAGE_START_REFUSED,
+                                    &(LogFields){ .error = fail_name(why.code) },
+                                    "Cannot start: %s", why.text);
                 return EXIT_FAILURE;
         }
         if (check) {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent/bus.h"
+#include "agent/job-log.h"
 #include "agent/job.h"
 #include "agent/reconcile.h"
 #include "agent/service.h"
@@ -96,7 +97,8 @@ static void use_config(Manager *m, Config *config) {
 
         config_free(m->config);
         m->config = config;
-        log_info("Configuration read again: %zu services", config->n_services);
+        log_message(MESSAGE_CONFIGURATION_RELOADED, NULL, "Configuration read again: %zu services",
+                    config->n_services);
         tell_warnings(config);
         bus_manager_changed(m, "Services");
         if (moved)
@@ -113,8 +115,10 @@ int manager_reload(Manager *m, Failure *reterr) {
                           (unsigned long long) clock_monotonic_usec());
         r = config_load(config_dir(), &config, reterr);
         if (r < 0)
-                log_error("The configuration was not read again, the old one stays: %s",
-                          reterr->text);
+                log_message(MESSAGE_CONFIGURATION_REFUSED,
+                            &(LogFields){ .error = fail_name(reterr->code) },
+                            "The configuration was not read again, the old one stays: %s",
+                            reterr->text);
         else
                 use_config(m, config);
         (void) sd_notify(false, "READY=1");
@@ -123,6 +127,7 @@ int manager_reload(Manager *m, Failure *reterr) {
 
 static int open_catalog(Manager *m, Failure *reterr) {
         const char *dir = manager_state_dir();
+        _cleanup_json_ json_object *tasks = NULL;
         Failure interrupted = FAILURE_INIT;
         int fd, r;
 
@@ -139,9 +144,12 @@ static int open_catalog(Manager *m, Failure *reterr) {
         if (r < 0)
                 return r;
         (void) fail_set(&interrupted, FAIL_INTERRUPTED, ESHUTDOWN, "the agent ended while it ran");
-        r = catalog_interrupt(m->catalog, &interrupted, &m->reconcile_follow, reterr);
+        r = catalog_interrupt(m->catalog, &interrupted, &tasks, reterr);
         if (r < 0)
                 return r;
+        for (size_t i = 0; i < json_object_array_length(tasks); i++)
+                job_log_interrupted(json_object_array_get_idx(tasks, i), &interrupted);
+        m->reconcile_follow = json_object_array_length(tasks) > 0;
         r = catalog_highest_task(m->catalog, &m->next_job_id, reterr);
         if (r < 0)
                 return r;
@@ -220,6 +228,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->changed_timer);
         strings_done(&m->overdue);
         service_forget(m);
+        bus_audit_forget(m);
         sd_event_unref(m->event);
         catalog_free(m->catalog);
         config_free(m->config);

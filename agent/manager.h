@@ -18,6 +18,7 @@ typedef struct Job Job;
 typedef struct sd_bus sd_bus;
 typedef struct PendingCall PendingCall;
 typedef struct ServiceSeen ServiceSeen;
+typedef struct BusDenials BusDenials;
 
 /* What the last worker said of the recipient's key. */
 typedef struct ManagerKeys {
@@ -56,6 +57,7 @@ typedef struct Manager {
         ManagerKeys keys;
         bool workers_reachable;
         PendingCall *pending_calls; /* waiting for an answer about their sender; bus-auth.c */
+        BusDenials *denials;        /* who was refused lately, and how often; bus-audit.c */
         bool stopping;
 } Manager;
 

@@ -96,8 +96,9 @@ int reconcile_complete(Manager *m, Failure *reterr) {
         for (size_t i = 0; i < json_object_array_length(removed); i++) {
                 const char *id = json_object_get_string(json_object_array_get_idx(removed, i));
 
-                log_notice("Backup %s is no longer in the repository: removed from the catalogue",
-                           id);
+                log_message(MESSAGE_BACKUP_VANISHED, &(LogFields){ .backup = id },
+                            "Backup %s is no longer in the repository: removed from the catalogue",
+                            id);
                 bus_backup_removed(m, id);
         }
         if (json_object_array_length(removed) > 0) {

@@ -81,10 +81,9 @@ static void set_timer(Manager *m, uint64_t usec) {
 }
 
 static void tell(Manager *m, const ConfigService *s, uint64_t last) {
-        log_set_context(&(LogContext){ .service = s->name });
-        log_warning("Service '%s' is overdue: no completed backup for %u hours", s->name,
+        log_message(MESSAGE_SERVICE_OVERDUE, &(LogFields){ .service = s->name },
+                    "Service '%s' is overdue: no completed backup for %u hours", s->name,
                     s->max_age_hours);
-        log_set_context(NULL);
         bus_service_overdue(m, s->name, last);
 }
 
@@ -105,6 +104,10 @@ static int judge(Manager *m, const ConfigService *s, ConfigStrings *overdue, uin
         if (known > age)
                 age = known;
         if (*id && age < max) {
+                if (strings_has(&m->overdue, s->name))
+                        log_message(MESSAGE_SERVICE_CAUGHT_UP,
+                                    &(LogFields){ .service = s->name, .backup = id },
+                                    "Service '%s' is no longer overdue", s->name);
                 if (max - age + USEC_PER_SEC < *next)
                         *next = max - age + USEC_PER_SEC;
                 return 0;

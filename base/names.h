@@ -23,6 +23,8 @@
 #define HP_ENV_DEFAULTS      "HOLDPOINT_DEFAULTS_FILE" /* another than HP_DEFAULT_DEFAULTS */
 #define HP_ENV_STEP          "HOLDPOINT_STEP"          /* base/step.h; set by tests only */
 #define HP_ENV_UNIT_DIR      "HOLDPOINT_UNIT_DIR"
+#define HP_ENV_DEBUG         "HOLDPOINT_DEBUG"
+#define HP_ENV_JOURNAL       "JOURNAL_STREAM" /* set by systemd: stderr is the journal */
 
 #define HP_DEFAULT_CONFIGURATION "/etc/holdpoint"
 #define HP_DEFAULT_DEFAULTS      "/etc/default/holdpoint"
@@ -39,14 +41,20 @@
 /* The directory beside live data that holds snapshots, staged and old trees; never archived. */
 #define HP_AREA_NAME ".holdpoint"
 
-/* Journal fields. */
-#define HP_FIELD_JOB     "HOLDPOINT_JOB"
-#define HP_FIELD_BACKUP  "HOLDPOINT_BACKUP"
-#define HP_FIELD_SERVICE "HOLDPOINT_SERVICE"
-#define HP_FIELD_PHASE   "HOLDPOINT_PHASE"
-#define HP_FIELD_PAUSE   "HOLDPOINT_PAUSE_USEC"
-#define HP_FIELD_BYTES   "HOLDPOINT_BYTES"
-#define HP_FIELD_RESULT  "HOLDPOINT_RESULT"
+/* Journal fields; a job's helpers get some of them as environment (base/log.h). */
+#define HP_FIELD_JOB        "HOLDPOINT_JOB"
+#define HP_FIELD_TASK       "HOLDPOINT_TASK"
+#define HP_FIELD_BACKUP     "HOLDPOINT_BACKUP"
+#define HP_FIELD_RESTORE    "HOLDPOINT_RESTORE"
+#define HP_FIELD_SERVICE    "HOLDPOINT_SERVICE"
+#define HP_FIELD_PHASE      "HOLDPOINT_PHASE"
+#define HP_FIELD_PAUSE      "HOLDPOINT_PAUSE_USEC"
+#define HP_FIELD_BYTES      "HOLDPOINT_BYTES"
+#define HP_FIELD_RESULT     "HOLDPOINT_RESULT"
+#define HP_FIELD_ERROR      "HOLDPOINT_ERROR"
+#define HP_FIELD_METHOD     "HOLDPOINT_METHOD"
+#define HP_FIELD_ACTION     "HOLDPOINT_ACTION"
+#define HP_FIELD_CALLER_UID "HOLDPOINT_CALLER_UID"
 
 /* Version of the programs, from meson. */
 #ifndef HOLDPOINT_VERSION

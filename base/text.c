@@ -42,7 +42,7 @@ static bool utf8_is_control(const uint8_t *s, size_t n) {
         return (n == 1 && (s[0] < 0x20 || s[0] == 0x7f)) || (n == 2 && s[0] == 0xc2 && s[1] < 0xa0);
 }
 
-char *text_escape(const char *bytes) {
+static char *escape(const char *bytes, bool backslash) {
         const uint8_t *s = (const uint8_t *) bytes;
         size_t n = strlen(bytes);
         char *out, *o;
@@ -53,7 +53,7 @@ char *text_escape(const char *bytes) {
         while (*s) {
                 size_t len = utf8_length(s);
 
-                if (len > 0 && *s != '\\' && !utf8_is_control(s, len)) {
+                if (len > 0 && !(backslash && *s == '\\') && !utf8_is_control(s, len)) {
                         memcpy(o, s, len);
                         o += len;
                         s += len;
@@ -64,6 +64,14 @@ char *text_escape(const char *bytes) {
         }
         *o = 0;
         return out;
+}
+
+char *text_escape(const char *bytes) {
+        return escape(bytes, true);
+}
+
+char *text_defuse(const char *text) {
+        return escape(text, false);
 }
 
 static int hex_digit(char c) {

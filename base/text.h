@@ -15,7 +15,14 @@
  */
 char *text_escape(const char *bytes);
 
-/* The reverse. Returns 0 and an owned string, -EINVAL for a malformed escape or \x00, -ENOMEM. */
+/*
+ * For lines in a log: as text_escape(), but a backslash stays, since what is in the line was
+ * escaped already. Owned, NULL if out of memory.
+ */
+char *text_defuse(const char *text);
+
+/* The reverse of text_escape(). Returns 0 and an owned string, -EINVAL for a malformed escape or
+ * \x00, -ENOMEM. */
 int text_unescape(const char *text, char **ret);
 
 /* True if all of it is valid UTF-8: no surrogates, nothing overlong. */

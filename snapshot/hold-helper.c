@@ -38,32 +38,39 @@ int hold_helper_allowed(const HoldDatabase *db, Failure *reterr) {
                 db->path);
 }
 
-/* The helper's environment: steps and debugging reach it, nothing else of ours does. */
-static const char **helper_env(char **ret_step, char **ret_debug) {
-        const char *step = getenv(HP_ENV_STEP), *debug = getenv("HOLDPOINT_DEBUG");
-        const char **env = calloc(5, sizeof(*env));
-        size_t n = 0;
+#define ENV_FIXED 2
 
-        if (!env)
-                return NULL;
-        env[n++] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-        env[n++] = "LANG=C";
-        if (step && (*ret_step = text_printf("%s=%s", HP_ENV_STEP, step)))
-                env[n++] = *ret_step;
-        if (debug && (*ret_debug = text_printf("HOLDPOINT_DEBUG=%s", debug)))
-                env[n++] = *ret_debug;
-        return env;
+typedef struct HelperEnv {
+        const char *items[ENV_FIXED + LOG_ENV_MAX + 2]; /* owned behind the fixed ones */
+} HelperEnv;
+
+static void helper_env_done(HelperEnv *env) {
+        for (size_t i = ENV_FIXED; env->items[i]; i++)
+                free((char *) env->items[i]);
+}
+
+/* The helper's environment: log and steps reach it, nothing else of ours does. */
+static void helper_env_init(HelperEnv *env) {
+        const char *step = getenv(HP_ENV_STEP);
+        char *log[LOG_ENV_MAX];
+        size_t n = 0, n_log = log_env(log);
+
+        env->items[n++] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+        env->items[n++] = "LANG=C";
+        for (size_t i = 0; i < n_log; i++)
+                env->items[n++] = log[i];
+        env->items[n] = step ? text_printf("%s=%s", HP_ENV_STEP, step) : NULL;
 }
 
 int hold_helper_start(HoldHelper *h, const char *libexec_dir, const char *mode, Failure *reterr) {
         _cleanup_free_ char *path = text_printf("%s/%s", libexec_dir, HP_SQLITE_PROGRAM);
-        _cleanup_free_ char *step = NULL, *debug = NULL;
-        _cleanup_free_ const char **env = helper_env(&step, &debug);
+        _cleanup_(helper_env_done) HelperEnv env = { { NULL } };
         _cleanup_close_ int ours = -1, theirs = -1;
         const char *argv[] = { HP_SQLITE_PROGRAM, mode, NULL };
         int pair[2], r;
 
-        if (!path || !env)
+        helper_env_init(&env);
+        if (!path)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, errno, "socketpair");
@@ -75,7 +82,7 @@ int hold_helper_start(HoldHelper *h, const char *libexec_dir, const char *mode, 
                 &(ProcSpawn){
                         .path = path,
                         .argv = argv,
-                        .env = env,
+                        .env = env.items,
                         .socket = theirs,
                         .drop = true,
                         .uid = h->uid,

@@ -49,14 +49,11 @@ static int write_task(Catalog *c, json_object *task, Failure *reterr) {
                            "error_message = nullif(?9, ''),"
                            " details = ?10",
                            &s, reterr);
-        _cleanup_free_ char *id =
-                text_printf("%llu", (unsigned long long) catalog_number(task, "id"));
+        const char *id = catalog_string(task, "task_id");
         json_object *progress = NULL;
 
         if (r < 0)
                 return r;
-        if (!id)
-                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         (void) json_object_object_get_ex(task, "progress", &progress);
         clock_format(catalog_number(task, "started_usec"), started);
         clock_format(catalog_number(task, "finished_usec"), finished);
@@ -167,7 +164,7 @@ int catalog_task_rate(Catalog *c,
         return 0;
 }
 
-static int interrupt_tasks(Catalog *c, const Failure *why, Failure *reterr) {
+static int interrupt_tasks(Catalog *c, const Failure *why, json_object **ret, Failure *reterr) {
         _cleanup_db_stmt_ DbStmt *s = NULL;
         uint64_t now_usec = clock_realtime_usec();
         char now[CLOCK_TEXT_MAX];
@@ -179,7 +176,7 @@ static int interrupt_tasks(Catalog *c, const Failure *why, Failure *reterr) {
                 " details = json_set(details, '$.state', 'finished', '$.result', 'interrupted', "
                 "'$.finished_usec',"
                 " ?3, '$.error_name', ?4, '$.error_message', ?2, '$.cancelable', json('false'))"
-                " WHERE completed_at IS NULL",
+                " WHERE completed_at IS NULL RETURNING details",
                 &s, reterr);
 
         if (r < 0)
@@ -191,16 +188,15 @@ static int interrupt_tasks(Catalog *c, const Failure *why, Failure *reterr) {
         db_bind_text(s, 2, why->text);
         db_bind_int(s, 3, (int64_t) now_usec);
         db_bind_text(s, 4, name);
-        return db_run(s, reterr);
+        return catalog_collect(s, ret, reterr);
 }
 
-static int interrupt_all(Catalog *c, const Failure *why, bool *ret_any, Failure *reterr) {
+static int interrupt_all(Catalog *c, const Failure *why, json_object **ret_tasks, Failure *reterr) {
         const CatalogFilter running = { .status = "running", .limit = UINT32_MAX };
         _cleanup_json_ json_object *list = NULL;
         uint64_t total;
-        int r = interrupt_tasks(c, why, reterr);
+        int r = interrupt_tasks(c, why, ret_tasks, reterr);
 
-        *ret_any = r >= 0 && db_changes(c->db) > 0;
         if (r >= 0)
                 r = catalog_list_backups(c, &running, &total, &list, reterr);
         if (r < 0)
@@ -215,15 +211,19 @@ static int interrupt_all(Catalog *c, const Failure *why, bool *ret_any, Failure 
         return 0;
 }
 
-int catalog_interrupt(Catalog *c, const Failure *why, bool *ret_any, Failure *reterr) {
+int catalog_interrupt(Catalog *c, const Failure *why, json_object **ret, Failure *reterr) {
+        _cleanup_json_ json_object *tasks = NULL;
         int r = catalog_batch_begin(c, reterr);
 
         if (r < 0)
                 return r;
-        r = interrupt_all(c, why, ret_any, reterr);
+        r = interrupt_all(c, why, &tasks, reterr);
         if (r < 0) {
                 catalog_batch_cancel(c);
                 return r;
         }
-        return catalog_batch_commit(c, reterr);
+        r = catalog_batch_commit(c, reterr);
+        if (r >= 0)
+                *ret = TAKE_PTR(tasks);
+        return r;
 }

@@ -119,9 +119,9 @@ int catalog_task_rate(Catalog *c,
 
 /*
  * At start: jobs that were queued or running are interrupted, running backups failed, with `why`.
- * `ret_any`: there were such jobs.
+ * `ret` is an owned array of these jobs as they are now.
  */
-int catalog_interrupt(Catalog *c, const Failure *why, bool *ret_any, Failure *reterr);
+int catalog_interrupt(Catalog *c, const Failure *why, json_object **ret, Failure *reterr);
 
 /*
  * A reconcile: start, then put and mark each backup and restore that exists, then finish, which

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "sql/helper.h"
 
 #define STEP_PAGES      256
@@ -276,6 +277,8 @@ int helper_hold_copy(Helper *h, json_object *message, int fd) {
                 h->copy_fd = -1;
                 if (r == -ECANCELED)
                         return r;
+                if (r >= 0)
+                        log_info("%s: copied", db->path);
                 return helper_answer(h, r < 0 ? "failed" : "copied", db, r < 0 ? &failure : NULL);
         }
         return -EBADMSG;

@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/step.h"
 #include "sql/helper.h"
 
@@ -334,6 +335,8 @@ static int release_one(HelperDb *db) {
 int helper_hold_release(Helper *h, bool self) {
         uint64_t usec[HELPER_DATABASES_MAX];
         bool was_locked[HELPER_DATABASES_MAX] = { 0 };
+        uint64_t held_usec = 0;
+        size_t n = 0;
         int r;
 
         /* All first, then the answers: a full socket must not keep a lock. */
@@ -341,9 +344,11 @@ int helper_hold_release(Helper *h, bool self) {
                 was_locked[i] = h->dbs[i].locked;
                 if (was_locked[i] && release_one(&h->dbs[i]) < 0)
                         return -EIO;
+                n += was_locked[i];
                 usec[i] = clock_monotonic_usec();
         }
         if (h->first_lock_usec > 0) {
+                held_usec = clock_monotonic_usec() - h->first_lock_usec;
                 h->first_lock_usec = 0;
                 r = set_timer(h->guard, 0, 0);
                 if (r < 0)
@@ -362,5 +367,10 @@ int helper_hold_release(Helper *h, bool self) {
                 if (r < 0)
                         return r;
         }
+        /* Last of all: a line may wait for the journal. */
+        if (n > 0)
+                log_info("%zu of %zu databases of uid %u were held for %llu us%s", n, h->n_dbs,
+                         (unsigned) getuid(), (unsigned long long) held_usec,
+                         self ? ", and let go because the time was up" : "");
         return 0;
 }

@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "sql/helper.h"
 
@@ -158,6 +159,8 @@ int helper_image_recover(Helper *h, json_object *message) {
         if (r < 0)
                 return r;
         r = recover_one(h, db, &failure);
+        if (r >= 0)
+                log_info("%s: recovered in the image", db->path);
         return helper_answer(h, r < 0 ? "failed" : "recovered", db, r < 0 ? &failure : NULL);
 }
 
@@ -239,5 +242,6 @@ int helper_image_check(Helper *h, json_object *message) {
         r = check_one(h, db, &failure);
         if (r < 0)
                 return helper_answer(h, "failed", db, &failure);
+        log_info("%s: quick_check says %s", db->path, r > 0 ? "ok" : "that it is damaged");
         return helper_answer(h, r > 0 ? "sound" : "damaged", db, r > 0 ? NULL : &failure);
 }

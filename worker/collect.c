@@ -72,7 +72,9 @@ static json_object *named(const char *service, const char *path) {
 int collect_problem(Collect *c, const char *service, const char *path, const Failure *why) {
         _cleanup_json_ json_object *o = NULL;
 
-        log_warning("service %s: %s", service, why->text);
+        log_message(MESSAGE_SOURCE_UNREADABLE,
+                    &(LogFields){ .service = service, .error = fail_name(why->code) },
+                    "service %s: %s", service, why->text);
         if (c->n_problems++ >= COLLECT_PROBLEMS_MAX)
                 return 0;
         o = named(service, path);
@@ -322,7 +324,8 @@ static void note_unheld(Collect *c, const Entry *e) {
         if (s->config->databases != CONFIG_DATABASES_AUTO || s->unheld)
                 return;
         s->unheld = true;
-        log_warning("%s/%s is a database that was not there before the hold: the backup of service "
+        log_message(MESSAGE_HOLD_DEGRADED, &(LogFields){ .service = s->config->name },
+                    "%s/%s is a database that was not there before the hold: the backup of service "
                     "%s is only crash-consistent",
                     e->dir, e->name, s->config->name);
 }

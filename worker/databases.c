@@ -361,7 +361,10 @@ static void set_failed(Source *s, size_t i, const Failure *why) {
         s->databases[i].failed = true;
         s->databases[i].unchanged = false;
         s->holds[i].failure = *why;
-        log_warning("%s: %s", s->databases[i].path, why->text);
+        log_message(MESSAGE_DATABASE_NOT_GOOD,
+                    &(LogFields){ .service = s->services[s->databases[i].service].config->name,
+                                  .error = fail_name(why->code) },
+                    "%s: %s", s->databases[i].path, why->text);
 }
 
 static bool wants_recovery(const Source *s, size_t i) {

@@ -353,7 +353,8 @@ static size_t sweep_area(const HotList *l, const char *target) {
                 if (tree_remove(area, e->d_name, NULL, NULL, &f) < 0)
                         log_warning("leftover %s: %s", e->d_name, f.text);
                 else {
-                        log_notice("removed %s, left by a run that did not end", e->d_name);
+                        log_message(MESSAGE_LEFTOVER_SWEPT, NULL,
+                                    "removed %s, left by a run that did not end", e->d_name);
                         n++;
                 }
         }

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/step.h"
 #include "base/text.h"
+#include "worker/intent-log.h"
 #include "worker/state.h"
 #include "worker/swap.h"
 
@@ -353,7 +354,9 @@ static int load_all(Work *w, IntentList *ret, Failure *reterr) {
                 Failure f = FAILURE_INIT;
 
                 if (intent_load(w, ids.items[k], &ret->items[ret->n], &f) < 0)
-                        log_error("restore %s: %s", ids.items[k], f.text);
+                        log_message(MESSAGE_RESTORE_NEEDS_ATTENTION,
+                                    &(LogFields){ .restore = ids.items[k] }, "restore %s: %s",
+                                    ids.items[k], f.text);
                 else
                         ret->n++;
         }
@@ -496,8 +499,7 @@ static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
         }
         service_locks_done(&locks);
         if (r < 0 && f.code != FAIL_BUSY) {
-                log_error("restore %s could not be finished or undone: %s", listed->restore_id,
-                          f.text);
+                intent_log_attention(listed, &f);
                 if (reterr->code == FAIL_NONE)
                         *reterr = f;
         }

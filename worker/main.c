@@ -27,6 +27,7 @@
 
 #define WORKER_SOCKET        3
 #define REQUEST_TIMEOUT_MSEC 10000
+#define SERVICES_TOLD_MAX    64 /* in a line of the log */
 
 typedef int (*Verb)(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 
@@ -112,11 +113,25 @@ static int receive(Work *w, Failure *reterr) {
         return 1;
 }
 
+/* What all lines carry, those of the helpers too. Names are the agent's word, and only told. */
 static void set_log_context(Work *w) {
-        LogContext c = { .job = w->job };
+        LogFields f = { .job = w->job };
+        const char *names[SERVICES_TOLD_MAX];
+        json_object *about;
 
-        (void) json_get_string(w->request, "backup_id", &c.backup);
-        log_set_context(&c);
+        (void) json_get_string(w->request, "task", &f.task);
+        (void) json_get_string(w->request, "backup_id", &f.backup);
+        (void) json_get_string(w->request, "restore_id", &f.restore);
+        if (json_get_array(w->request, "about", &about) >= 0)
+                for (size_t i = 0; i < json_object_array_length(about); i++) {
+                        const char *name =
+                                json_object_get_string(json_object_array_get_idx(about, i));
+
+                        if (f.n_services < SERVICES_TOLD_MAX && name)
+                                names[f.n_services++] = name;
+                }
+        f.services = names;
+        log_set_context(&f);
 }
 
 static int run_request(Work *w,
@@ -142,7 +157,7 @@ static int run_request(Work *w,
         w->state_fd = state_open(reterr);
         if (w->state_fd < 0)
                 return w->state_fd;
-        log_info("%s", name);
+        log_info("%s worker begins with '%s'", class, name);
         return verb(w, ret_result, ret_summary, reterr);
 }
 

@@ -91,18 +91,25 @@ static int lock_databases(Work *w, Source *s, Hold *hold, Failure *reterr) {
                 *reterr = why;
                 return r;
         }
-        for (size_t i = 0; r == 1 && i < s->n_databases; i++) {
-                if (s->holds[i].held)
-                        continue;
-                if (w->config->fail_on_timeout)
+        for (size_t i = 0; r == 1 && w->config->fail_on_timeout && i < s->n_databases; i++)
+                if (!s->holds[i].held)
                         return fail_set(reterr, FAIL_HOLD_TIMEOUT, ETIMEDOUT,
                                         "%s could not be write-locked: %s", s->holds[i].path,
                                         s->holds[i].failure.text);
-                log_warning("%s could not be write-locked, the backup of its service is only "
-                            "crash-consistent: %s",
-                            s->holds[i].path, s->holds[i].failure.text);
-        }
         return 0;
+}
+
+/* After the release: a line may wait for the journal, and writers would wait for it. */
+static void tell_degraded(const Source *s) {
+        for (size_t i = 0; i < s->n_databases; i++) {
+                const char *service = s->services[s->databases[i].service].config->name;
+
+                if (!s->holds[i].held)
+                        log_message(MESSAGE_HOLD_DEGRADED, &(LogFields){ .service = service },
+                                    "%s could not be write-locked, the backup of its service is "
+                                    "only crash-consistent: %s",
+                                    s->holds[i].path, s->holds[i].failure.text);
+        }
 }
 
 static int prepare(Work *w, Source *s, Hold **ret, Failure *reterr) {
@@ -147,6 +154,8 @@ hold_and_shoot(Work *w, Source *s, Hold *hold, Shot *shots, Point *ret, Failure 
         if (hold && hold_release(hold, &ret->pause_usec, &released) < 0)
                 log_warning("release of the databases: %s", released.text);
         step("released");
+        if (hold && r >= 0)
+                tell_degraded(s);
         return r;
 }
 

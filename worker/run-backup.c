@@ -182,8 +182,9 @@ static int freeze(Backup *b, Failure *reterr) {
         if (r < 0)
                 return r;
         step("point-taken");
-        log_info("point in time taken, databases held for %llu us",
-                 (unsigned long long) b->point.pause_usec);
+        log_message(MESSAGE_POINT_TAKEN, &(LogFields){ .pause_usec = &b->point.pause_usec },
+                    "point in time taken, databases held for %llu us",
+                    (unsigned long long) b->point.pause_usec);
         work_phase(w, "recover");
         r = databases_compare(w, &b->source, &b->point, reterr);
         if (r >= 0)

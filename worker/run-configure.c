@@ -62,7 +62,7 @@ int run_export_key(Work *w, const char **ret_result, json_object **ret_summary, 
                 r = keys_note_exported(&places, &pem, reterr);
         if (r < 0)
                 return r;
-        log_notice("the recovery key was handed out");
+        log_message(MESSAGE_KEY_EXPORTED, NULL, "the recovery key was handed out");
         job_keys_tell(w);
         return 0;
 }
@@ -87,7 +87,7 @@ int run_prove_key(Work *w, const char **ret_result, json_object **ret_summary, F
         r = keys_prove(repo, &sessions, reterr);
         if (r < 0)
                 return r;
-        log_notice("the recovery key was proven");
+        log_message(MESSAGE_KEY_PROVEN, NULL, "the recovery key was proven");
         job_keys_tell(w);
         *ret_summary = json_object_new_object();
         r = json_put_u64(*ret_summary, "sessions", sessions);
@@ -108,7 +108,7 @@ int run_forget_key(Work *w, const char **ret_result, json_object **ret_summary, 
         if (r < 0)
                 return r;
         if (forgotten)
-                log_notice("the private key was taken off this host");
+                log_message(MESSAGE_KEY_FORGOTTEN, NULL, "the private key was taken off this host");
         *ret_summary = json_object_new_object();
         r = json_put_bool(*ret_summary, "forgotten", forgotten);
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "forget-key") : 0;

@@ -32,6 +32,7 @@ int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Fail
         r = repo_delete(repo, id, reterr);
         if (r < 0)
                 return r;
+        log_message(MESSAGE_BACKUP_DELETED, NULL, "backup %s is deleted", id);
         open_repo_tell_space(w, repo);
         verified_forget(w, id);
         hot_drop(w, id); /* what this class may not remove goes with the next sweep */
@@ -141,7 +142,8 @@ static int on_record(void *userdata, const char *id, json_object *record, const 
                 return 0;
         }
         c->damaged++;
-        log_error("record of backup %s: %s", id, damage ? damage->text : "lacks what it must have");
+        log_message(MESSAGE_DAMAGE_FOUND, &(LogFields){ .backup = id }, "record of backup %s: %s",
+                    id, damage ? damage->text : "lacks what it must have");
         return 0;
 }
 

@@ -72,8 +72,9 @@ static void sweep(int place) {
                 if (fd >= 0 && tree_remove(place, e->d_name, NULL, NULL, &f) < 0)
                         log_warning("leftover %s: %s", e->d_name, f.text);
                 else if (fd >= 0)
-                        log_notice("removed %s, left by a verification that did not end",
-                                   e->d_name);
+                        log_message(MESSAGE_LEFTOVER_SWEPT, NULL,
+                                    "removed %s, left by a verification that did not end",
+                                    e->d_name);
         }
 }
 

@@ -124,8 +124,9 @@ static int on_record(void *userdata, const char *id, json_object *record, const 
                 return -ECANCELED;
         o = record ? reduce(record, id, repo_is_pinned(l->repo, id)) : NULL;
         if (!o) {
-                log_error("record of backup %s: %s; retention leaves it alone", id,
-                          damage ? damage->text : "lacks what it must have");
+                log_message(MESSAGE_DAMAGE_FOUND, &(LogFields){ .backup = id },
+                            "record of backup %s: %s; retention leaves it alone", id,
+                            damage ? damage->text : "lacks what it must have");
                 return 0;
         }
         r = grow(l);
@@ -205,7 +206,8 @@ static int drop_records(Prune *p, Failure *reterr) {
                         r = repo_delete(p->repo, p->dropped[i], reterr);
                 if (r < 0)
                         return r;
-                log_notice("backup %s has expired and was removed", p->dropped[i]);
+                log_message(MESSAGE_BACKUP_EXPIRED, &(LogFields){ .backup = p->dropped[i] },
+                            "backup %s has expired and was removed", p->dropped[i]);
                 work_stream(p->work, "removed", "backup_id", json_object_new_string(p->dropped[i]));
                 step("expired");
                 verified_forget(p->work, p->dropped[i]);
@@ -217,7 +219,7 @@ static int drop_records(Prune *p, Failure *reterr) {
 /* ---- packs ---- */
 
 static void on_damage(void *userdata, const char *object, const Failure *why) {
-        log_error("damaged: %s: %s", object, why->text);
+        log_message(MESSAGE_DAMAGE_FOUND, NULL, "damaged: %s: %s", object, why->text);
 }
 
 static void on_progress(void *userdata, uint64_t done, uint64_t total) {
@@ -265,6 +267,9 @@ static int prune_packs(Prune *p, bool dry_run, RepoPrune *ret, Failure *reterr) 
 
         work_phase(p->work, "mark");
         r = repo_prune(p->repo, &params, ret, reterr);
+        if (r < 0 && reterr->code == FAIL_INTEGRITY_FAILURE)
+                log_message(MESSAGE_PRUNE_REFUSED, NULL,
+                            "nothing is freed: what the backups need cannot be read in full");
         if (ret->condemned > 0)
                 log_notice("%llu packs that nobody needs stay until the next prune: jobs are "
                            "reading",

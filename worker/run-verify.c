@@ -21,7 +21,7 @@ typedef struct Verify {
 static void on_damage(void *userdata, const char *object, const Failure *why) {
         Verify *v = userdata;
 
-        log_error("damaged: %s: %s", object, why->text);
+        log_message(MESSAGE_DAMAGE_FOUND, NULL, "damaged: %s: %s", object, why->text);
         if (json_object_array_length(v->damaged) < DAMAGED_NAMED)
                 (void) json_object_array_add(v->damaged, json_object_new_string(object));
 }

@@ -96,7 +96,10 @@ int source_refuse(Source *s, size_t i, int r, const Failure *why, Failure *reter
                 *reterr = *why;
                 return r;
         }
-        log_error("service %s is not in this backup: %s", s->services[i].config->name, why->text);
+        log_message(MESSAGE_SERVICE_LEFT_OUT,
+                    &(LogFields){ .service = s->services[i].config->name,
+                                  .error = fail_name(why->code) },
+                    "service %s is not in this backup: %s", s->services[i].config->name, why->text);
         s->refused[s->n_refused++] =
                 (SourceRefusal){ .config = s->services[i].config, .why = *why };
         drop_paths(s, i);

@@ -21,6 +21,7 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/carry.h"
+#include "worker/intent-log.h"
 
 /* The two directories between which a path's trees change places. */
 typedef struct Place {
@@ -320,6 +321,8 @@ static int settle(Work *w, Intent *i, IntentState state, Failure *reterr) {
         r = intent_save(w, i, reterr);
         if (r < 0)
                 i->state = was;
+        else
+                intent_log_state(i);
         return r;
 }
 
@@ -376,7 +379,7 @@ int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
 
                 /* If even this fails the intent stays SWAPPING, for recovery and for an alarm. */
                 if (undo(i, want_new, &f) < 0 || settle(w, i, before, &f) < 0)
-                        log_error("restore %s: could not be undone: %s", i->restore_id, f.text);
+                        intent_log_attention(i, &f);
                 return r;
         }
         i->swap_usec = clock_monotonic_usec() - start;
@@ -549,8 +552,7 @@ static int abandon_interrupted(Work *w, Intent *i, Failure *reterr) {
         Failure why = FAILURE_INIT;
 
         (void) fail_set(&why, FAIL_INTERRUPTED, EINTR, "interrupted before the swap");
-        log_notice("restore %s was interrupted before the swap: staged trees removed",
-                   i->restore_id);
+        intent_log_recovered(i, "it was interrupted before the swap, staged trees go");
         return swap_abandon(w, i, &why, reterr);
 }
 
@@ -587,13 +589,13 @@ static int recover_swap(Work *w, Intent *i, Failure *reterr) {
 
                 if (r < 0)
                         return r;
-                log_notice("restore %s: the swap was complete", i->restore_id);
+                intent_log_recovered(i, "it was interrupted after the swap, which is complete");
                 return settle(w, i, i->want_new ? INTENT_ACTIVE : INTENT_ROLLED_BACK, reterr);
         }
         int r = undo(i, i->want_new, reterr);
         if (r < 0)
                 return r;
-        log_notice("restore %s: an incomplete swap was undone", i->restore_id);
+        intent_log_recovered(i, "it was interrupted in the swap, which was undone");
         /* Undone, and said so, before anything of it is removed: another crash may come. */
         r = settle(w, i, i->before, reterr);
         if (r >= 0 && i->before == INTENT_STAGING)

@@ -56,6 +56,7 @@ void work_phase(Work *w, const char *phase) {
         _cleanup_json_ json_object *m = proto_new("phase");
 
         w->phase = phase;
+        log_set_phase(phase);
         log_debug("phase %s", phase);
         if (m && json_put_string(m, "phase", phase) >= 0)
                 send_message(w, m);
@@ -96,15 +97,46 @@ void work_stream(Work *w, const char *type, const char *key, json_object *value)
                 send_message(w, m);
 }
 
+/* Those that an operator can do something about; the others are explained by the job's end. */
+static Message message_of(FailCode code) {
+        static const Message messages[FAIL_N] = {
+                [FAIL_CONFIGURATION_INVALID] = MESSAGE_ERROR_CONFIGURATION,
+                [FAIL_HOLD_TIMEOUT] = MESSAGE_ERROR_HOLD_TIMEOUT,
+                [FAIL_SNAPSHOT_FAILED] = MESSAGE_ERROR_SNAPSHOT_FAILED,
+                [FAIL_SNAPSHOT_FULL] = MESSAGE_ERROR_SNAPSHOT_FULL,
+                [FAIL_NO_SPACE] = MESSAGE_ERROR_NO_SPACE,
+                [FAIL_SOURCE_MISSING] = MESSAGE_ERROR_SOURCE_MISSING,
+                [FAIL_INTEGRITY_FAILURE] = MESSAGE_ERROR_INTEGRITY,
+                [FAIL_KEY_MISSING] = MESSAGE_ERROR_KEY_MISSING,
+                [FAIL_NOT_RESTORABLE] = MESSAGE_ERROR_NOT_RESTORABLE,
+                [FAIL_TARGET_IN_USE] = MESSAGE_ERROR_TARGET_IN_USE,
+        };
+
+        return messages[code];
+}
+
+/* Before the agent's word of the end, so that the story reads in its order. */
+static void tell_result(const char *result, const Failure *f) {
+        LogFields fields = { .result = result };
+
+        if (!f || f->code == FAIL_NONE || strcmp(result, "done") == 0) {
+                log_fields(LOG_INFO, &fields, "worker ends: %s", result);
+                return;
+        }
+        fields.error = fail_name(f->code);
+        if (strcmp(result, "canceled") != 0 && message_of(f->code) != MESSAGE_NONE)
+                log_message(message_of(f->code), &fields, "%s: %s: %s", result, fail_name(f->code),
+                            f->text);
+        else
+                log_fields(strcmp(result, "failed") == 0 ? LOG_ERR : LOG_WARNING, &fields,
+                           "%s: %s: %s", result, fail_name(f->code), f->text);
+}
+
 void work_result(Work *w, const char *result, const Failure *f, json_object *summary) {
         _cleanup_json_ json_object *s = summary ? summary : json_object_new_object();
         _cleanup_json_ json_object *m = proto_new("result");
 
-        if (f && f->code != FAIL_NONE && strcmp(result, "done") != 0)
-                log_write(strcmp(result, "failed") == 0 ? LOG_ERR : LOG_WARNING, "%s: %s: %s",
-                          result, fail_name(f->code), f->text);
-        else
-                log_notice("%s", result);
+        tell_result(result, f);
         if (!m || !s || json_put_string(m, "result", result) < 0 ||
             json_put(m, "summary", json_object_get(s)) < 0)
                 return;

@@ -181,11 +181,11 @@ static void test_last_success(void **state) {
 static json_object *
 task(unsigned id, const char *type, const char *state, const char *result, uint64_t finished) {
         _cleanup_free_ char *text =
-                text_printf("{\"id\":%u,\"type\":\"%s\",\"backup_id\":\"" ID(
+                text_printf("{\"id\":%u,\"task_id\":\"t%u\",\"type\":\"%s\",\"backup_id\":\"" ID(
                                     1) "\",\"state\":\"%s\","
                                        "\"result\":\"%s\",\"progress\":0.5,\"started_usec\":%llu,"
                                        "\"finished_usec\":%llu}",
-                            id, type, state, result, (unsigned long long) finished,
+                            id, id, type, state, result, (unsigned long long) finished,
                             (unsigned long long) finished);
         json_object *o = json_parse(text, strlen(text));
 
@@ -254,18 +254,22 @@ static void test_reconciles_are_few(void **state) {
 static void test_interrupt(void **state) {
         Fixture *f = *state;
         _cleanup_json_ json_object *o = NULL, *b = NULL, *metadata = NULL;
+        _cleanup_json_ json_object *interrupted = NULL, *none = NULL;
         Failure why = FAILURE_INIT;
-        bool any;
 
         put(f, ID(1), "running", "[\"alpha\"]", "2024-01-01T00:00:00Z");
         put(f, ID(2), "completed", "[\"alpha\"]", "2024-01-01T00:00:00Z");
         put_task(f, 1, "backup", "running", "", 0);
         put_task(f, 2, "backup", "finished", "done", clock_realtime_usec());
         (void) fail_set(&why, FAIL_INTERRUPTED, EPIPE, "gone \x1b");
-        assert_int_equal(catalog_interrupt(f->catalog, &why, &any, &f->why), 0);
-        assert_true(any);
-        assert_int_equal(catalog_interrupt(f->catalog, &why, &any, &f->why), 0);
-        assert_false(any);
+        assert_int_equal(catalog_interrupt(f->catalog, &why, &interrupted, &f->why), 0);
+        assert_int_equal(json_object_array_length(interrupted), 1);
+        o = json_object_array_get_idx(interrupted, 0);
+        assert_string_equal(member(o, "task_id"), "t1");
+        assert_string_equal(member(o, "result"), "interrupted");
+        o = NULL;
+        assert_int_equal(catalog_interrupt(f->catalog, &why, &none, &f->why), 0);
+        assert_int_equal(json_object_array_length(none), 0);
         reopen(f);
         assert_status(f, ID(2), "completed");
         assert_int_equal(catalog_get_backup(f->catalog, ID(1), &b, &f->why), 0);
