@@ -11,6 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import documents  # noqa: E402
 import errors  # noqa: E402
 import includes  # noqa: E402
+import messages  # noqa: E402
 import names  # noqa: E402
 import tree  # noqa: E402
 import words  # noqa: E402
@@ -47,6 +48,31 @@ def test_mutable_variables_are_found(tmp_path):
                                   "static const char *const table[] = { \"a\" }; const char *g(int i) { return table[i]; }\n")
     subprocess.run(["gcc", "-fPIE", "-c", tmp_path / "x.c", "-o", tmp_path / "cli" / "x.o"], check=True)
     assert names.check_state(str(tmp_path)) == ["cli/x.o: mutable variable state"]
+
+
+PROGRAMS = os.environ.get("HOLDPOINT_TREE") or os.path.join(tree.TOP, "build", "tree")
+
+
+def test_messages():
+    clean(messages.check(documents.verbs(PROGRAMS)))
+
+
+def test_messages_can_fail():
+    wanted = messages.messages()
+    name, identifier, _ = wanted[0]
+    text = tree.text("units/journal/holdpoint.catalog")
+
+    def finds(changed):
+        return messages.check_texts("x", changed, wanted, documents.verbs(PROGRAMS))
+
+    assert not finds(text)
+    assert finds(text.replace("# %s\n" % name, "# MESSAGE_OTHER\n"))
+    assert finds(text.replace("# %s\n" % name, "#\n"))
+    assert finds(text.replace(identifier, "0" * 32))
+    assert finds(text.replace("@HOLDPOINT_JOB@", "@HOLDPOINT_PHASE@"))
+    assert finds(text.replace("holdpoint confirm", "holdpoint commit"))
+    assert messages.check_list(wanted + [("MESSAGE_NEVER_SAID", "1" * 32, "INFO")])
+    assert messages.check_list(wanted + [wanted[0]])
 
 
 def test_words():
