@@ -107,9 +107,9 @@ int bus_check_path(const char *path, Failure *reterr);
 
 int bus_new_id(char ret[UUID_TEXT_MAX], Failure *reterr);
 
-/* A duplicate of a descriptor of the call, which must be a directory, or a file, pipe or socket
- * that can be read (`what` names the argument). Owned. */
-int bus_keep_directory(int fd, int *ret, Failure *reterr);
+/* A duplicate of a descriptor of the call, which must be a directory that is the caller's own (any
+ * for root), or a file, pipe or socket that can be read (`what` names the argument). Owned. */
+int bus_keep_directory(int fd, uint32_t uid, int *ret, Failure *reterr);
 int bus_keep_readable(int fd, const char *what, int *ret, Failure *reterr);
 
 /* A pipe: its write end goes into the request, its read end is owned by the caller. */

@@ -68,12 +68,17 @@ int bus_new_id(char ret[UUID_TEXT_MAX], Failure *reterr) {
         return 0;
 }
 
-int bus_keep_directory(int fd, int *ret, Failure *reterr) {
+int bus_keep_directory(int fd, uint32_t uid, int *ret, Failure *reterr) {
         struct stat st;
 
         if (fstat(fd, &st) < 0 || !S_ISDIR(st.st_mode))
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, ENOTDIR,
                                 "option 'directory' is not a directory");
+        /* Root writes there, and whoever can list a directory can open it. */
+        if (uid != 0 && st.st_uid != uid)
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EPERM,
+                                "option 'directory' belongs to another user: restore into one of "
+                                "your own");
         *ret = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         return *ret < 0 ? fail_errno(reterr, FAIL_INTERNAL, errno, "cannot keep the directory") : 0;
 }

@@ -119,8 +119,9 @@ static int prepare(Manager *m,
         return 0;
 }
 
-static int keep_fds(const RestoreArguments *a, JobFds *fds, Failure *reterr) {
-        int r = a->has_directory ? bus_keep_directory(a->directory, &fds->directory, reterr) : 0;
+static int keep_fds(const RestoreArguments *a, uint32_t uid, JobFds *fds, Failure *reterr) {
+        int r = a->has_directory ? bus_keep_directory(a->directory, uid, &fds->directory, reterr)
+                                 : 0;
 
         if (r >= 0 && a->has_key)
                 r = bus_keep_readable(a->key, "key", &fds->key, reterr);
@@ -136,7 +137,7 @@ int bus_restore_plan(Manager *m, sd_bus_message *call, uint32_t uid, Failure *re
         if (r >= 0)
                 r = prepare(m, &a, &q, &services, reterr);
         if (r >= 0)
-                r = keep_fds(&a, &q.fds, reterr);
+                r = keep_fds(&a, uid, &q.fds, reterr);
         if (r < 0)
                 return r;
         if (strcmp(a.from, "remote") == 0)
@@ -164,7 +165,7 @@ int bus_restore_start(Manager *m, sd_bus_message *call, uint32_t uid, Failure *r
                                 "set to true");
         if (strcmp(a.from, "remote") == 0)
                 return -EOPNOTSUPP;
-        r = keep_fds(&a, &q.fds, reterr);
+        r = keep_fds(&a, uid, &q.fds, reterr);
         if (r >= 0)
                 r = bus_new_id(a.restore_id, reterr);
         if (r < 0)

@@ -1,6 +1,7 @@
 """Who may do what: every member and every kind of caller, against the real polkit."""
 
 import os
+import shutil
 import sys
 import time
 import uuid
@@ -197,6 +198,18 @@ def test_details_reach_rules(machine):
             ("RestoreBackup", "ssa{sv}", [other, "alpha", {}], {}),
             ("RestoreBackup", "ssa{sv}", [other, "beta", {}], {}),
         ]) == ["", DENIED, DENIED, "", DENIED, "NoSuchService", DENIED]
+
+
+def test_directory_is_the_callers_own(machine):
+    """A root worker writes into it: who may restore could else place a service's file in any directory he can open."""
+    own = os.path.join(machine.directory, "own")
+    os.mkdir(own)
+    shutil.chown(own, BACKEND)
+    backup = create(machine)
+    call = ("RestoreBackup", "ssa{sv}", [backup, "alpha", {"confirm": ["b", True], "directory": ["h", 0]}])
+    with Polkit(machine, EVERYTHING):
+        assert call_as(BACKEND, machine, [(*call, {"open": [path]}) for path in (own, "/etc", machine.directory)]) == [
+            "", "InvalidArgument", "InvalidArgument"]
 
 
 def test_cancel_needs_what_starting_needs(machine):

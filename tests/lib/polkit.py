@@ -77,6 +77,8 @@ def option(value):
 done = []
 with Client(sys.argv[2], signals=False) as client:
     for member, signature, body, kwargs in json.loads(sys.argv[3]):
+        if "open" in kwargs:
+            kwargs["fds"] = [os.open(path, os.O_RDONLY) for path in kwargs.pop("open")]
         try:
             client.call(member, signature, [option(v) for v in body], **kwargs)
             done.append("")
@@ -87,7 +89,10 @@ print(json.dumps(done))
 
 
 def start_as(user, machine, calls):
-    """A process of `user` that makes the calls [(member, signature, body, kwargs)…] one after another."""
+    """A process of `user` that makes the calls [(member, signature, body, kwargs)…] one after another.
+
+    The kwarg `open` is a list of paths, whose descriptors go along.
+    """
     account = pwd.getpwnam(user)
     return subprocess.Popen(
         ["/usr/bin/python3", "-c", CALLER, readable_lib(machine), machine.bus.address, json.dumps(calls)],
