@@ -206,6 +206,11 @@ int catalog_count_backups(Catalog *c, uint64_t *ret, Failure *reterr) {
         return 0;
 }
 
+/* An archive that was imported says nothing of how old the last look at the live data is. */
+#define NOT_IMPORTED                                                                               \
+        " AND CASE WHEN json_valid(metadata) THEN json_extract(metadata, '$.imported') END IS "    \
+        "NOT 1"
+
 int catalog_last_success(Catalog *c,
                          const char *service,
                          uint64_t *ret_usec,
@@ -214,7 +219,7 @@ int catalog_last_success(Catalog *c,
         _cleanup_db_stmt_ DbStmt *s = NULL;
         const CatalogFilter f = { .status = "completed", .service = service };
         int r = db_prepare(c->db,
-                           "SELECT created_at, backup_id" FILTER
+                           "SELECT created_at, backup_id" FILTER NOT_IMPORTED
                            " ORDER BY place DESC, id DESC LIMIT 1",
                            &s, reterr);
 

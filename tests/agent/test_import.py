@@ -202,6 +202,18 @@ def test_hostile(reader, btrfs):
     assert import_file(reader, path)[2][0] == "done"
 
 
+def test_is_no_backup_of_the_live_data(reader, btrfs):
+    """A service whose archive was imported is as overdue as before."""
+    own = start(reader, btrfs)
+    reader.machine.write_service("app", btrfs.subvolume("app"))
+    reader.machine.reload()
+    a = Archive(os.path.join(btrfs.base, "archive")).base().add("own/srv/data", type_=DIR)
+    assert import_file(reader, a.done())[2][0] == "done"
+    status = {s["service"]: s for s in reader.machine.json("status", exit_code=1)["service_status"]}
+    assert status["app"]["overdue"] and status["app"]["last_success_usec"] == 0
+    assert status["own"]["last_backup_id"] == own
+
+
 def test_left_out(reader, btrfs):
     start(reader, btrfs)
     a = Archive(os.path.join(btrfs.base, "archive")).base()
