@@ -13,10 +13,14 @@
 #include "base/log.h"
 #include "worker/source.h"
 
-/* All else is ours, the configuration's, or the caller's own wish. */
+/*
+ * All else is ours, the configuration's, or the caller's own wish. Busy is a swap of the service
+ * that is not recovered yet.
+ */
 static bool is_its_own_affair(const Failure *why) {
         return why->code == FAIL_SOURCE_MISSING || why->code == FAIL_SNAPSHOT_FAILED ||
-               why->code == FAIL_NOT_RESTORABLE || why->code == FAIL_NO_SPACE;
+               why->code == FAIL_NOT_RESTORABLE || why->code == FAIL_NO_SPACE ||
+               why->code == FAIL_BUSY;
 }
 
 static void drop_paths(Source *s, size_t service) {

@@ -5,6 +5,7 @@ new ones after recovery, what the backup leaves out is still there, and the next
 """
 
 import hashlib
+import json
 import os
 
 import pytest
@@ -237,9 +238,18 @@ def test_unknown_tree_is_left_alone(site):
     with open(site.paths[2]) as f:
         assert f.read() == "somebody else's"
     # What is live is a mix now: it must not become a backup.
+    other = os.path.join(os.path.dirname(site.paths[0]), "other")
+    write(os.path.join(other, "file"), "other")
+    site.machine.write_service("other", other)
     site.machine.agent.start(site.machine.bus)
     refused = site.machine.call("create", "site")
     assert refused.returncode == 6 and "was cut off" in refused.stderr, refused.stderr
+    # Nor may it cost the others theirs.
+    without = site.machine.json("create", "full", exit_code=3)
+    assert (without["status"], without["services"]) == ("partial", ["other"])
+    assert json.loads(without["metadata"])["refused"] == ["site"]
+    os.unlink(os.path.join(site.machine.etc, "services.d", "other.conf"))
+    site.machine.reload()
     os.rename(moved, site.paths[2])
     assert site.machine.worker_recover().returncode == 0
     assert site.state() == site.old
