@@ -102,7 +102,7 @@ static const Verb verb_table[] = {
         { "show", "ID", 1, 1, "s", verb_show, "show one backup" },
         { "restore", "ID", 1, 1, "spxfakryW", verb_restore,
           "exchange live data for a backup, or extract it aside" },
-        { "files", "ID [PATH]", 1, 2, "s", verb_files, "list the files of a backup" },
+        { "files", "ID [PATH]", 1, 2, "sp", verb_files, "list the files of a backup" },
         { "diff", "ID ID", 2, 2, "s", verb_diff, "tell what differs between two backups" },
         { "export", "ID", 1, 1, "spFok", verb_export, "write a backup as a tar archive" },
         { "import", "FILE", 1, 1, "nd", verb_import, "make a backup of an exported tar archive" },

@@ -23,11 +23,17 @@ static void show_file(json_object *o) {
 int verb_files(Cli *cli) {
         char id[IDS_MAX];
         const char *service = cli->options.service ?: "";
-        const char *path = cli->n_operands > 1 ? cli->operands[1] : "";
+        const char *path = cli->n_operands > 1        ? cli->operands[1]
+                           : cli->options.n_paths > 0 ? cli->options.paths[0]
+                                                      : "";
         ClientCall call = { .method = "ListFiles",
                             .strings = { id, service, path },
                             .has_options = true };
-        int r = ids_backup(cli, cli->operands[0], cli->options.service, id);
+        int r;
 
+        if (cli->options.n_paths + cli->n_operands > 2)
+                return cli_error(&cli->error, CLI_EXIT_USAGE, "InvalidArgument",
+                                 "one path can be listed at a time");
+        r = ids_backup(cli, cli->operands[0], cli->options.service, id);
         return r < 0 ? r : receive_lines(cli, &call, show_file);
 }

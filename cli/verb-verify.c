@@ -1,18 +1,36 @@
+#include <string.h>
+
 #include "cli/fields.h"
 #include "cli/follow.h"
 #include "cli/ids.h"
 #include "cli/key.h"
 #include "cli/output.h"
 
-static void print_result(const char *id, const FollowJob *job) {
+/* What was not looked at to its end is neither good nor damaged. */
+static const char *verdict(const FollowJob *job, int code) {
+        return field_u64(job->summary, "damaged") > 0 ? "damaged"
+               : code == CLI_EXIT_DONE                ? "good"
+                                                      : NULL;
+}
+
+static void print_result(const char *id, const FollowJob *job, int code) {
+        const char *word = verdict(job, code);
         char size[OUTPUT_CELL_MAX];
 
+        if (!word)
+                return;
         output_size(field_u64(job->summary, "bytes"), size);
-        output_line("%s  %s: %s in %llu objects of %llu packs checked, %llu damaged", id,
-                    field_u64(job->summary, "damaged") > 0 ? "damaged" : "good", size,
-                    (unsigned long long) field_u64(job->summary, "objects"),
-                    (unsigned long long) field_u64(job->summary, "packs"),
-                    (unsigned long long) field_u64(job->summary, "damaged"));
+        if (strcmp(field_text(job->summary, "depth"), "restore") == 0)
+                output_line("%s  %s: %s in %llu files restored and compared, %llu databases "
+                            "checked, %llu damaged",
+                            id, word, size, (unsigned long long) field_u64(job->summary, "files"),
+                            (unsigned long long) field_u64(job->summary, "databases"),
+                            (unsigned long long) field_u64(job->summary, "damaged"));
+        else
+                output_line("%s  %s: %s in %llu objects of %llu packs checked, %llu damaged", id,
+                            word, size, (unsigned long long) field_u64(job->summary, "objects"),
+                            (unsigned long long) field_u64(job->summary, "packs"),
+                            (unsigned long long) field_u64(job->summary, "damaged"));
 }
 
 int verb_verify(Cli *cli) {
@@ -44,6 +62,6 @@ int verb_verify(Cli *cli) {
         if (cli->options.no_wait)
                 follow_print_queued(&job);
         else if (job.summary)
-                print_result(id, &job);
+                print_result(id, &job, code);
         return code;
 }

@@ -19,7 +19,7 @@ _holdpoint() {
                 [list]="--type --status --service --page --limit"
                 [show]="--service"
                 [restore]="--service --path --into --from --allow-partial --key --dry-run --yes --no-wait"
-                [files]="--service"
+                [files]="--service --path"
                 [diff]="--service"
                 [export]="--service --path --format --output --key"
                 [import]="--name --description"

@@ -407,6 +407,17 @@ def test_results_of_the_job(shell, agent, result, name, code):
         assert "disk 3" in err
 
 
+def test_a_verification_without_end_says_nothing_good(shell, agent):
+    summary = dictionary(bytes=0, files=0, databases=0, damaged=0, depth="restore")
+    agent.replies["GetJob"] = job(result="failed", error_name=fakeagent.ERROR + "KeyMissing", error_message="no key",
+                                  summary=Variant("a{sv}", summary))
+    code, out, err = shell.run("verify", ID % 1, "--depth", "restore")
+    assert code == 1 and out == "" and "no key" in err
+    agent.replies["GetJob"] = job(summary=Variant("a{sv}", dict(summary, files=Variant("t", 12))))
+    code, out, err = shell.run("verify", ID % 1, "--depth", "restore")
+    assert code == 0 and "good" in out and "12 files" in out
+
+
 def test_agent_goes_away_while_waiting(shell, agent):
     agent.replies["GetJob"] = job("running")
     process = shell.start("create", "full", "--json")

@@ -63,6 +63,9 @@ def test_files(shell, agent):  # noqa: F811
     code, out, err = shell.run("files", ID % 1, "--json")
     assert code == 0 and [json.loads(line) for line in out.splitlines()] == LINES + [{"end": True, "entries": 3}]
     assert agent.called("ListFiles")[1].arguments == [ID % 1, "", "", {}]
+    assert shell.run("files", ID % 1, "--path", "uploads")[0] == 0
+    assert agent.called("ListFiles")[2].arguments == [ID % 1, "", "uploads", {}]
+    assert shell.run("files", ID % 1, "uploads", "--path", "x")[0] == 2
 
 
 def test_diff(shell, agent):  # noqa: F811
