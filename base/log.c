@@ -157,6 +157,10 @@ void log_open(const char *program) {
         take_env();
 }
 
+void log_limit(int max_level) {
+        log_state.max_level = max_level;
+}
+
 /* ---- one line ---- */
 
 typedef struct Entry {

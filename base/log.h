@@ -6,7 +6,7 @@
  * error, at the place that stops passing it on. No secrets, no file contents; what could drive a
  * terminal, and bytes that are not UTF-8, are written \xHH.
  *
- * A line may wait for the journal: never under a hold.
+ * A line may wait for the journal: what there is to say of a hold comes after the release.
  */
 
 #include <stddef.h>
@@ -37,6 +37,9 @@ typedef struct LogFields {
  * with those fields.
  */
 void log_open(const char *program);
+
+/* Lines above this level are not written. */
+void log_limit(int max_level);
 
 /* Of the running job: job, task, backup, restore, services and phase are copied, and all further
  * lines carry them. NULL clears them. */

@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "sql/helper.h"
 #include "tests/fuzz/fuzz.h"
@@ -154,6 +155,7 @@ static Helper *helper(void) {
         if (!h.stock) {
                 fuzz_assert(sqlite3_config(SQLITE_CONFIG_URI, 0) == SQLITE_OK);
                 fuzz_assert(sqlite3_initialize() == SQLITE_OK);
+                log_limit(LOG_WARNING); /* not a line for each input */
                 fuzz_assert(helper_vfs_register(&h, &why) == 0);
         }
         return &h;
