@@ -33,6 +33,8 @@
         X(MESSAGE_LEFTOVER_SWEPT, "d4bcf7cf813d42f0aa37bf464fb24d65", LOG_NOTICE)                  \
         X(MESSAGE_SERVICE_OVERDUE, "5b8cb517f24347cb916861a88a21aa9f", LOG_WARNING)                \
         X(MESSAGE_SERVICE_CAUGHT_UP, "d24cc020e88147ee93ec661dfb0ea0f9", LOG_NOTICE)               \
+        X(MESSAGE_SCHEDULE_SET, "f36d0c3c09e5460bba21995d80ee9e33", LOG_NOTICE)                    \
+        X(MESSAGE_SCHEDULE_DELETED, "f551e3a0899c4e0da9a6f7d05bd6004d", LOG_NOTICE)                \
         /* restores by swap */                                                                     \
         X(MESSAGE_RESTORE_ACTIVE, "7e405a908b9b4be3a9f51cb758a8def8", LOG_NOTICE)                  \
         X(MESSAGE_RESTORE_ROLLED_BACK, "1f9b418fc4684bef859c4b0da58e53a8", LOG_NOTICE)             \

@@ -357,8 +357,9 @@ int run_set_schedule(Work *w, const char **ret_result, json_object **ret_summary
                 r = switch_timer(&c, enabled, reterr);
         if (r < 0)
                 return r;
-        log_notice("schedule %s: %s backup at '%s', kept %u days, %s", s.name, s.backup_type,
-                   s.calendar, s.retention_days, enabled ? "enabled" : "disabled");
+        log_message(MESSAGE_SCHEDULE_SET, NULL, "schedule %s: %s backup at '%s', kept %u days, %s",
+                    s.name, s.backup_type, s.calendar, s.retention_days,
+                    enabled ? "enabled" : "disabled");
         return tell_all(w, c.systemd, reterr);
 }
 
@@ -389,6 +390,6 @@ int run_delete_schedule(Work *w,
                 r = systemd_reload(c.systemd, reterr);
         if (r < 0)
                 return r;
-        log_notice("schedule %s is deleted", c.name);
+        log_message(MESSAGE_SCHEDULE_DELETED, NULL, "schedule %s is deleted", c.name);
         return tell_all(w, c.systemd, reterr);
 }
