@@ -170,8 +170,9 @@ class Site:
             assert os.stat(os.path.join(top, "planted", "deep")).st_mode & 0o777 == 0o711
 
     def staged(self):
-        """All targets share one area."""
-        return [n for n in os.listdir(os.path.join(self.fs.path, ".holdpoint")) if n.startswith("restore.")]
+        """All targets share one area, which is there from the first snapshot or restore on."""
+        area = os.path.join(self.fs.path, ".holdpoint")
+        return [n for n in os.listdir(area) if n.startswith("restore.")] if os.path.isdir(area) else []
 
     def restore(self, *arguments, service="site", backup=None):
         return self.machine.json("restore", backup or self.backup["backup_id"], "--service", service, "--yes", *arguments)

@@ -69,33 +69,45 @@ class Polkit:
 
 
 CALLER = """
-import json, os, sys
+import asyncio, json, os, sys
 sys.path.insert(0, sys.argv[1])
 from busclient import BusError, Client, variant
 def option(value):
     return {k: variant(*v) for k, v in value.items()} if isinstance(value, dict) else value
-done = []
+def outcome(client, task):
+    try:
+        client.finish(task)
+        return ""
+    except BusError as error:
+        return error.short
+done, waiting = [], []
 with Client(sys.argv[2], signals=False) as client:
     for member, signature, body, kwargs in json.loads(sys.argv[3]):
         if "open" in kwargs:
             kwargs["fds"] = [os.open(path, os.O_RDONLY) for path in kwargs.pop("open")]
-        try:
-            client.call(member, signature, [option(v) for v in body], **kwargs)
-            done.append("")
-        except BusError as error:
-            done.append(error.short)
+        task = client.start(member, signature, [option(v) for v in body], **kwargs)
+        if sys.argv[4] == "together":
+            waiting.append(task)
+        else:
+            done.append(outcome(client, task))
+    if waiting:
+        client.loop.run_until_complete(asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))
+        print("one has an answer", flush=True)
+        done = [outcome(client, task) for task in waiting]
 print(json.dumps(done))
 """
 
 
-def start_as(user, machine, calls):
-    """A process of `user` that makes the calls [(member, signature, body, kwargs)…] one after another.
+def start_as(user, machine, calls, together=False):
+    """A process of `user` that makes the calls [(member, signature, body, kwargs)…] one after another, or all at
+    once: then it says in a line of its own that the first has been answered.
 
     The kwarg `open` is a list of paths, whose descriptors go along.
     """
     account = pwd.getpwnam(user)
     return subprocess.Popen(
-        ["/usr/bin/python3", "-c", CALLER, readable_lib(machine), machine.bus.address, json.dumps(calls)],
+        ["/usr/bin/python3", "-c", CALLER, readable_lib(machine), machine.bus.address, json.dumps(calls),
+         "together" if together else "in turn"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
         user=account.pw_uid, group=account.pw_gid, extra_groups=[])
 
