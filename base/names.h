@@ -37,6 +37,7 @@
 
 #define HP_WORKER_PROGRAM "holdpoint-worker"
 #define HP_SQLITE_PROGRAM "holdpoint-sqlite"
+#define HP_LVM_PROGRAM    "holdpoint-lvm"
 
 /* The directory beside live data that holds snapshots, staged and old trees; never archived. */
 #define HP_AREA_NAME ".holdpoint"

@@ -138,7 +138,7 @@ static void __attribute__((noreturn)) child_run(const ProcSpawn *spawn, pid_t pa
                 child_fail(report, "chdir");
         if (spawn->drop)
                 child_drop(spawn, report);
-        if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+        if (!spawn->outlives && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
                 child_fail(report, "parent death signal");
         if (getppid() != parent)
                 _exit(127); /* it died before: nobody is left to be told */

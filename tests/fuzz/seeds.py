@@ -428,8 +428,37 @@ def paths():
                            + piece(b"system.posix_acl_default") + piece(b"\2\0\0\0") + piece(b"")), one("f", b"f", how=1))
 
 
+# ---- LVM ----
+
+LVM_ROW = {"vg_name": "vg-a", "vg_uuid": "sWJwWO-B2bg-j18U-WQDQ-36Z0-6nyF-iVsvCA", "vg_free": "1505755136",
+           "vg_extent_size": "4194304", "vg_missing_pv_count": "0", "lv_name": "l-1",
+           "lv_uuid": "VkC7hz-u6kZ-ISkz-Kmdv-6fd0-nod5-1sBDFY", "lv_size": "209715200", "lv_layout": "linear",
+           "lv_role": "public", "origin_uuid": "", "pool_lv": "", "data_percent": "", "metadata_percent": "",
+           "lv_tags": "", "lv_snapshot_invalid": "unknown", "lv_attr": "-wi-ao----", "lv_health_status": ""}
+
+
+def lvm_report():
+    def text(*rows):
+        lines = ",\n".join("                {%s}" % ", ".join('"%s":"%s"' % pair for pair in row.items())
+                           for row in rows)
+        return ('  {\n      "report": [\n          {\n              "lv": [\n%s\n              ]\n'
+                "          }\n      ]\n  }\n" % lines)
+
+    thin = dict(LVM_ROW, lv_name="thin1", lv_uuid="V49SO6-m5f0-TDK9-Bn7J-Jqgs-6208-DdM7Tj", lv_layout="thin,sparse",
+                pool_lv="pool", data_percent="2.44", lv_attr="Vwi-aotz--")
+    pool = dict(LVM_ROW, lv_name="pool", lv_uuid="R4akY7-SomS-cvnE-50u5-Id60-2Qbp-yS8Mr0", lv_layout="thin,pool",
+                lv_role="private", data_percent="80.01", metadata_percent="10.94", lv_health_status="out_of_data")
+    snapshot = dict(LVM_ROW, lv_name="s", origin_uuid=LVM_ROW["lv_uuid"], lv_role="public,snapshot,thicksnapshot",
+                    lv_tags="holdpoint,holdpoint." + BACKUP, lv_snapshot_invalid="snapshot invalid")
+    write("lvm-report", "none", text())
+    write("lvm-report", "warned", "WARNING: a device is odd\n" + text(LVM_ROW))
+    write("lvm-report", "all", text(LVM_ROW, thin, pool, snapshot))
+    write("lvm-report", "hidden", text(dict(LVM_ROW, lv_name="[pool_tdata]")))
+    write("lvm-report", "hostile", text(dict(LVM_ROW, lv_name="a b; rm")))
+
+
 def main():
-    for make in (ini, proto, agent, helper, entries, base_state, objects, keys, packs, manifests, vfs, index, paths):
+    for make in (lvm_report, ini, proto, agent, helper, entries, base_state, objects, keys, packs, manifests, vfs, index, paths):
         make()
 
 

@@ -1,0 +1,76 @@
+#include "snapshot/mount-image.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+
+/*
+ * XFS refuses a second file system with the uuid of a mounted one, which every snapshot of one is:
+ * `nouuid`. Never `norecovery` or `noload`: what was synced but not yet written back would be lost.
+ */
+
+#define ATTRIBUTES                                                                                 \
+        (MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW |       \
+         MOUNT_ATTR_NOATIME)
+
+#ifndef MOUNT_ATTR_NOSYMFOLLOW
+#define MOUNT_ATTR_NOSYMFOLLOW 0x00200000
+#endif
+
+/* What the kernel left in the context's log, without the letter and space before each line. */
+static void read_words(int context, char *ret, size_t n) {
+        ssize_t k = read(context, ret, n - 1);
+
+        ret[k > 0 ? k : 0] = 0;
+        if (k > 2 && ret[1] == ' ')
+                memmove(ret, ret + 2, (size_t) k - 1);
+        for (char *c = ret; *c; c++)
+                if (iscntrl((unsigned char) *c))
+                        *c = ' ';
+}
+
+static int configure(int context, const char *type, const char *device, bool read_only) {
+        if (fsconfig(context, FSCONFIG_SET_STRING, "source", device, 0) < 0)
+                return -errno;
+        if (read_only && fsconfig(context, FSCONFIG_SET_FLAG, "ro", NULL, 0) < 0)
+                return -errno;
+        if (strcmp(type, "xfs") == 0 && fsconfig(context, FSCONFIG_SET_FLAG, "nouuid", NULL, 0) < 0)
+                return -errno;
+        return fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0 ? -errno : 0;
+}
+
+int image_mount(const char *type, const char *device, bool read_only, Failure *reterr) {
+        _cleanup_close_ int context = fsopen(type, FSOPEN_CLOEXEC);
+        char words[200] = "";
+        int fd = -1, r;
+
+        r = context < 0 ? -errno : configure(context, type, device, read_only);
+        if (r >= 0) {
+                fd = fsmount(context, FSMOUNT_CLOEXEC,
+                             ATTRIBUTES | (read_only ? MOUNT_ATTR_RDONLY : 0));
+                r = fd < 0 ? -errno : 0;
+        }
+        if (r >= 0)
+                return fd;
+        if (context >= 0)
+                read_words(context, words, sizeof(words));
+        return fail_errno(reterr, FAIL_SNAPSHOT_FAILED, -r,
+                          "cannot mount the snapshot '%s' as %s%s%s%s", device, type,
+                          *words ? " (" : "", words, *words ? ")" : "");
+}
+
+int image_make_read_only(int mount_fd) {
+        _cleanup_close_ int context = -1;
+
+        context = fspick(mount_fd, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
+        if (context < 0 || fsconfig(context, FSCONFIG_SET_FLAG, "ro", NULL, 0) < 0 ||
+            fsconfig(context, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0) < 0)
+                return -errno;
+        return 0;
+}
