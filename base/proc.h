@@ -15,7 +15,7 @@ typedef struct ProcSpawn {
         const char *const *env;  /* NULL-terminated "A=b"; NULL: PATH and LANG=C only */
         int socket;              /* becomes fd 3 of the child; -1: none */
         bool drop;               /* become uid/gid, no groups, no capabilities, no_new_privs */
-        bool outlives; /* goes on when its parent dies; else PDEATHSIG=KILL */
+        bool outlives;           /* goes on when its parent dies; else PDEATHSIG=KILL */
         uid_t uid;
         gid_t gid;
 } ProcSpawn;

@@ -191,8 +191,6 @@ int lvm_run_go(LvmRun *run, Buf *ret_output, uint64_t *ret_usec, Failure *reterr
                 r = read_output(fds.fds[0], &output);
         if (r < 0)
                 return broken(run, -r, reterr);
-        log_debug("'%s': status %u after %llu us", run->command.line, (unsigned) status,
-                  (unsigned long long) usec);
         if (ret_usec)
                 *ret_usec = usec;
         if (status != STATUS_GOOD)
@@ -216,9 +214,14 @@ void lvm_run_done(LvmRun *run) {
 
 int lvm_run(const LvmCommand *command, Failure *reterr) {
         _cleanup_lvm_run_ LvmRun run = LVM_RUN_INIT;
+        uint64_t usec = 0;
         int r = lvm_run_prepare(&run, command, reterr);
 
-        return r < 0 ? r : lvm_run_go(&run, NULL, NULL, reterr);
+        if (r >= 0)
+                r = lvm_run_go(&run, NULL, &usec, reterr);
+        log_debug("'%s': %s after %llu us", command->line, r < 0 ? "failed" : "done",
+                  (unsigned long long) usec);
+        return r;
 }
 
 int lvm_run_report(const char *vg_uuid, const char *tag, LvmReport *ret, Failure *reterr) {

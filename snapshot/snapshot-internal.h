@@ -61,30 +61,40 @@ int area_check(int fd, const char *path, Failure *reterr);
 
 /* ---- volumes and images (snapshot.c) ---- */
 
+/* A provider. Functions that it does not need are NULL: all but find, take, freeze … open. */
 typedef struct SnapshotOps {
         SnapshotKind kind;
-        /* Fills what is the provider's own of a volume that has ops and kind. */
+        /* Fills what is the provider's own of a volume that has ops and kind; -EOPNOTSUPP: what
+         * lies there is of a kind that cannot be frozen. */
         int (*find)(Volume *v, const char *path, Failure *reterr);
+        void (*forget)(Volume *v);
+        int (*prepare)(Volume *const *all, size_t n, size_t i, const char *name, Failure *reterr);
         int (*take)(Volume *v, const char *name, Snapshot *s, Failure *reterr);
+        int (*attach)(Snapshot *s, Failure *reterr);
         int (*freeze)(Snapshot *s, Failure *reterr);   /* nobody writes it any more */
         int (*identify)(Snapshot *s, Failure *reterr); /* once all of it is on disk */
+        int (*watch)(Snapshot *s, Failure *reterr);
         int (*check)(Snapshot *s, Failure *reterr);
+        int (*keep)(Snapshot *s, Failure *reterr);
         int (*drop)(Snapshot *s, Failure *reterr);
         int (*describe)(const Snapshot *s, json_object *o);
         int (*open)(json_object *identity, Snapshot *s, Failure *reterr);
+        void (*close)(Snapshot *s);
 } SnapshotOps;
 
 extern const SnapshotOps btrfs_ops;
+extern const SnapshotOps lvm_ops;
 extern const SnapshotOps none_ops;
 
 struct Volume {
         const SnapshotOps *ops;
         char *root;
         int fd;
-        char *area; /* NULL for NONE, as area_fd is -1 */
+        char *area; /* of btrfs alone, as area_fd */
         int area_fd;
         uint8_t fsid[16];
         uint64_t subvolume;
+        struct LvmOrigin *lvm; /* of LVM's alone, as in an image */
 };
 
 struct Snapshot {
@@ -95,6 +105,7 @@ struct Snapshot {
         int area_fd;
         uint8_t fsid[16];
         bool sealed;
+        struct LvmImage *lvm;
         /* From here on: known once sealed. */
         uint8_t uuid[16], parent_uuid[16];
         uint64_t subvolume, ctransid, otransid;

@@ -7,7 +7,9 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/text.h"
+#include "snapshot/lvm.h"
 #include "snapshot/snapshot-internal.h"
 
 static const char *const kind_names[] = {
@@ -19,6 +21,7 @@ static const char *const kind_names[] = {
 
 static const SnapshotOps *const providers[ELEMENTSOF(kind_names)] = {
         [SNAPSHOT_BTRFS] = &btrfs_ops,
+        [SNAPSHOT_LVM] = &lvm_ops,
         [SNAPSHOT_NONE] = &none_ops,
 };
 
@@ -35,54 +38,58 @@ int snapshot_kind_parse(const char *text, SnapshotKind *ret) {
         return -EINVAL;
 }
 
-/* The provider for `path`, or NULL with the reason set. */
-static const SnapshotOps *choose(int fd, const char *path, SnapshotKind kind, Failure *reterr) {
-        bool btrfs = place_is_btrfs(fd);
-
-        if (kind == SNAPSHOT_AUTO)
-                kind = btrfs ? SNAPSHOT_BTRFS : SNAPSHOT_NONE;
-        if (kind == SNAPSHOT_BTRFS && !btrfs) {
-                (void) fail_set(reterr, FAIL_SNAPSHOT_FAILED, EOPNOTSUPP,
-                                "'%s' does not lie on btrfs: set Snapshot=auto or Snapshot=none",
-                                path);
-                return NULL;
-        }
-        if (!providers[kind])
-                (void) fail_set(
-                        reterr, FAIL_SNAPSHOT_FAILED, EOPNOTSUPP,
-                        "Snapshot=%s is not available in this version ('%s'): set Snapshot=auto "
-                        "or Snapshot=none",
-                        kind_names[kind], path);
-        return providers[kind];
+/* What `auto` means for the open path. */
+static SnapshotKind choose(int fd) {
+        if (place_is_btrfs(fd))
+                return SNAPSHOT_BTRFS;
+        return lvm_is_candidate(fd) ? SNAPSHOT_LVM : SNAPSHOT_NONE;
 }
 
-int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr) {
-        _cleanup_(volume_freep) Volume *v = NULL;
-        _cleanup_close_ int fd = -1;
-        const SnapshotOps *ops;
+static int find_as(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr) {
+        _cleanup_(volume_freep) Volume *v = calloc(1, sizeof(*v));
         int r;
 
-        fd = place_open(path, O_PATH, FAIL_SNAPSHOT_FAILED, reterr);
-        if (fd < 0)
-                return fd;
-        ops = choose(fd, path, kind, reterr);
-        if (!ops)
-                return -EOPNOTSUPP;
-        v = calloc(1, sizeof(*v));
         if (!v)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        v->ops = ops;
+        v->ops = providers[kind];
         v->fd = v->area_fd = -1;
-        r = ops->find(v, path, reterr);
+        r = v->ops->find(v, path, reterr);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(v);
         return 0;
 }
 
+int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr) {
+        _cleanup_close_ int fd = -1;
+        bool is_auto = kind == SNAPSHOT_AUTO;
+        Failure why = FAILURE_INIT;
+        int r;
+
+        fd = place_open(path, O_PATH, FAIL_SNAPSHOT_FAILED, reterr);
+        if (fd < 0)
+                return fd;
+        if (kind == SNAPSHOT_BTRFS && !place_is_btrfs(fd))
+                return fail_set(reterr, FAIL_SNAPSHOT_FAILED, EOPNOTSUPP,
+                                "'%s' does not lie on btrfs: set Snapshot=auto or Snapshot=none",
+                                path);
+        if (is_auto)
+                kind = choose(fd);
+        r = find_as(path, kind, ret, &why);
+        if (r == -EOPNOTSUPP && is_auto && kind == SNAPSHOT_LVM) {
+                log_debug("no LVM snapshot for '%s': %s", path, why.text);
+                return find_as(path, SNAPSHOT_NONE, ret, reterr);
+        }
+        if (r < 0 && reterr)
+                *reterr = why;
+        return r;
+}
+
 void volume_free(Volume *v) {
         if (!v)
                 return;
+        if (v->ops->forget)
+                v->ops->forget(v);
         fd_close(v->fd);
         fd_close(v->area_fd);
         free(v->root);
@@ -105,6 +112,17 @@ const char *volume_root(const Volume *v) {
 
 int volume_root_fd(const Volume *v) {
         return v->fd;
+}
+
+int snapshot_prepare(Volume *const *volumes,
+                     size_t n,
+                     size_t i,
+                     const char *name,
+                     Failure *reterr) {
+        if (!place_is_name(name))
+                return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                                "'%s' cannot be the name of a snapshot", name);
+        return volumes[i]->ops->prepare ? volumes[i]->ops->prepare(volumes, n, i, name, reterr) : 0;
 }
 
 static Snapshot *snapshot_new(const SnapshotOps *ops) {
@@ -135,6 +153,10 @@ int snapshot_take(Volume *v, const char *name, Snapshot **ret, Failure *reterr) 
                 return r;
         *ret = TAKE_PTR(s);
         return 0;
+}
+
+int snapshot_attach(Snapshot *s, Failure *reterr) {
+        return s->ops->attach ? s->ops->attach(s, reterr) : 0;
 }
 
 int snapshot_fd(const Snapshot *s) {
@@ -195,6 +217,14 @@ int snapshot_seal(Snapshot *const *images, size_t n, Failure *reterr) {
         return r;
 }
 
+int snapshot_watch(Snapshot *s, Failure *reterr) {
+        return s->ops->watch ? s->ops->watch(s, reterr) : 0;
+}
+
+int snapshot_keep(Snapshot *s, Failure *reterr) {
+        return s->ops->keep ? s->ops->keep(s, reterr) : 1;
+}
+
 int snapshot_check(Snapshot *s, Failure *reterr) {
         return s->ops->check(s, reterr);
 }
@@ -202,6 +232,8 @@ int snapshot_check(Snapshot *s, Failure *reterr) {
 void snapshot_free(Snapshot *s) {
         if (!s)
                 return;
+        if (s->ops->close)
+                s->ops->close(s);
         fd_close(s->fd);
         fd_close(s->area_fd);
         free(s->root);

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * Points in time of file systems. A Volume is what is frozen as one (a btrfs subvolume, later a
- * logical volume, or nothing); a provider is a small table of functions, one file each.
+ * Points in time of file systems. A Volume is what is frozen as one (a btrfs subvolume, a logical
+ * volume, or nothing); a provider is a small table of functions, one file each.
  */
 
 #include <stdbool.h>
@@ -29,7 +29,8 @@ typedef struct Snapshot Snapshot;
 /*
  * The volume that holds `path` (absolute, clean, from root's configuration; no component may be a
  * link). FAIL_SOURCE_MISSING, FAIL_SNAPSHOT_FAILED when `kind` is not possible there, with
- * the reason. SNAPSHOT_LVM: refused until it exists. Opens the volume's root and its area.
+ * the reason; FAIL_SNAPSHOT_FULL when it is, but for want of room. Opens the volume's root and, on
+ * btrfs, its area. For LVM the root is that of the mount, and LVM is asked, which may wait.
  */
 int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr);
 void volume_free(Volume *v);
@@ -41,11 +42,26 @@ const char *volume_root(const Volume *v); /* absolute live path of its root; for
 int volume_root_fd(const Volume *v);      /* borrowed */
 
 /*
+ * All that a snapshot needs before databases are held: checks that it can be made, and for LVM
+ * starts the process that makes it. `name` as for snapshot_take(), of the volume `i` among those
+ * of one point. FAIL_SNAPSHOT_FULL, FAIL_SNAPSHOT_FAILED.
+ */
+int snapshot_prepare(Volume *const *volumes, size_t n, size_t i, const char *name, Failure *reterr);
+
+/*
  * Makes the snapshot `name` (one component, self-describing: hot.BACKUP-ID.N) in the volume's area,
- * writable. Only the ioctl happens here: everything that may wait was done by volume_find() or
- * before. Safe to call from several threads for different volumes. NONE: succeeds, image = live.
+ * writable. Only the ioctl, or the one LVM command, happens here: everything that may wait was done
+ * by snapshot_prepare() or before. Safe to call from several threads for different volumes. NONE:
+ * succeeds, image = live.
  */
 int snapshot_take(Volume *v, const char *name, Snapshot **ret, Failure *reterr);
+
+/*
+ * Makes the image's files reachable; nothing else but snapshot_drop() and snapshot_free() works
+ * before. After the hold, since it may take long: LVM's are mounted, where nobody sees it. A new
+ * image is writable, a kept one that was opened is not.
+ */
+int snapshot_attach(Snapshot *s, Failure *reterr);
 
 /* Root directory of the image (borrowed); for NONE the live root "/". */
 int snapshot_fd(const Snapshot *s);
@@ -62,27 +78,58 @@ bool volume_same_fs(const Volume *a, const Volume *b);
  */
 int snapshot_seal(Snapshot *const *images, size_t n, Failure *reterr);
 
+/*
+ * To be called twice a second or so while an image is in use: an LVM snapshot that fills up is made
+ * larger while there is room. FAIL_SNAPSHOT_FULL once it is of no use any more, or harms its pool.
+ */
+int snapshot_watch(Snapshot *s, Failure *reterr);
+
 /* Invalid or overflown images are found here, after the last byte was read. btrfs: always fine. */
 int snapshot_check(Snapshot *s, Failure *reterr);
 
-void snapshot_free(Snapshot *s); /* closes; a kept image stays on disk */
+/*
+ * The sealed image is wanted after this job: nothing of it can be read any more by this handle. 1;
+ * 0 if it is not of a kind that is kept (a classic LVM snapshot), so that it is to be dropped.
+ */
+int snapshot_keep(Snapshot *s, Failure *reterr);
+
+void snapshot_free(Snapshot *s); /* closes; a kept image stays on disk, may wait for LVM */
 DEFINE_CLEANUP(Snapshot *, snapshot_free);
 
 /* Removes the image from disk; frees it in any case. */
 int snapshot_drop(Snapshot *s, Failure *reterr);
 
 /*
- * Identity of a sealed image as JSON: provider, area path, name, uuid, parent_uuid, subvolume id,
- * ctransid (after sealing and syncfs; never `generation`), otransid, root (live path). Owned; NULL
+ * Identity of a sealed image as JSON: provider, root (live path), and what the provider knows it
+ * by. btrfs: area path, name, uuid, parent_uuid, subvolume id, ctransid (after sealing and syncfs;
+ * never `generation`), otransid. LVM: uuids of VG, volume, origin and pool, its tag. Owned; NULL
  * if it is not sealed or memory is short.
  */
 json_object *snapshot_identity(const Snapshot *s);
 
 /*
  * Opens a kept image by its recorded identity. FAIL_SOURCE_MISSING if it is gone,
- * FAIL_INTEGRITY_FAILURE if what is there is not it (uuid, parent, read-only flag, ctransid).
+ * FAIL_INTEGRITY_FAILURE if what is there is not it (uuid, parent, read-only flag, ctransid). Its
+ * files are there after snapshot_attach(). A process that may not use LVM is told what is wrong
+ * only then, by the one that opens the image for it, and its snapshot_drop() is -EPERM.
  */
 int snapshot_open(json_object *identity, Snapshot **ret, Failure *reterr);
+
+/* Who is asked about, and told of, snapshots that Holdpoint made in LVM. */
+typedef struct SnapshotSweep {
+        bool (*is_leftover)(void *userdata, const char *name);
+        void (*told)(void *userdata, const char *name, const Failure *why); /* NULL: removed */
+        void *userdata;
+} SnapshotSweep;
+
+/* True if the path lies on a logical volume that snapshots may be made of. */
+bool snapshot_is_lvm(const char *path);
+
+/*
+ * Removes the snapshots with Holdpoint's tags that are leftovers: never any by its name alone.
+ * Returns how many. The areas of btrfs are their owner's to look through.
+ */
+int snapshot_sweep_lvm(const SnapshotSweep *sweep, Failure *reterr);
 
 /* ---- areas: the `.holdpoint` directory of a target ---- */
 

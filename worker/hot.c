@@ -178,6 +178,7 @@ int hot_open(Work *w,
              Snapshot **ret,
              Failure *reterr) {
         _cleanup_json_ json_object *record = NULL;
+        _cleanup_(snapshot_freep) Snapshot *s = NULL;
         json_object *best = NULL;
         size_t best_length = 0;
         int r = read_one(w, backup_id, &record, reterr);
@@ -198,7 +199,14 @@ int hot_open(Work *w,
                         best_length = strlen(root);
                 }
         }
-        return best ? snapshot_open(best, ret, reterr) : -ENOENT;
+        if (!best)
+                return -ENOENT;
+        r = snapshot_open(best, &s, reterr);
+        if (r >= 0)
+                r = snapshot_attach(s, reterr);
+        if (r >= 0)
+                *ret = TAKE_PTR(s);
+        return r;
 }
 
 bool hot_covers(Work *w, const char *backup_id, json_object *services) {
@@ -361,6 +369,43 @@ static size_t sweep_area(const HotList *l, const char *target) {
         return n;
 }
 
+static bool is_leftover_of(void *userdata, const char *name) {
+        return is_leftover(userdata, name);
+}
+
+static void tell_swept(void *userdata, const char *name, const Failure *why) {
+        if (why)
+                log_warning("leftover %s: %s", name, why->text);
+        else
+                log_notice("removed %s, left by a run that did not end", name);
+}
+
+static bool uses_lvm(const Config *c) {
+        for (size_t i = 0; i < c->n_services; i++)
+                for (size_t k = 0; k < c->services[i].paths.n; k++)
+                        if (snapshot_is_lvm(c->services[i].paths.items[k]))
+                                return true;
+        return false;
+}
+
+size_t hot_sweep_lvm(Work *w) {
+        _cleanup_(hot_list_done) HotList l = { .dir = -1 };
+        SnapshotSweep sweep = { .is_leftover = is_leftover_of, .told = tell_swept, .userdata = &l };
+        _cleanup_close_ int lock = -1;
+        Failure f = FAILURE_INIT;
+        int n;
+
+        if (!uses_lvm(w->config))
+                return 0;
+        lock = hot_lock(w, true, &f);
+        n = lock < 0 ? lock : load_all(w, &l, &f);
+        if (n >= 0)
+                n = snapshot_sweep_lvm(&sweep, &f);
+        if (n < 0)
+                log_warning("LVM snapshots that runs may have left are not looked for: %s", f.text);
+        return n < 0 ? 0 : (size_t) n;
+}
+
 /* The areas that runs may have used: of each configured path, and of the volumes that hold them. */
 static size_t sweep_leftovers(Work *w, const HotList *l) {
         size_t n = 0;
@@ -373,8 +418,7 @@ static size_t sweep_leftovers(Work *w, const HotList *l) {
                         Failure f = FAILURE_INIT;
 
                         n += sweep_area(l, c->paths.items[k]);
-                        if (volume_find(c->paths.items[k], SNAPSHOT_AUTO, &v, &f) >= 0 &&
-                            volume_kind(v) == SNAPSHOT_BTRFS)
+                        if (volume_find(c->paths.items[k], SNAPSHOT_BTRFS, &v, &f) >= 0)
                                 n += sweep_area(l, volume_root(v));
                 }
         }

@@ -50,5 +50,11 @@ typedef struct HotKeeper {
  */
 size_t hot_rotate(Work *w, const HotKeeper *keeper);
 
+/*
+ * Removes LVM snapshots that crashed runs left, known by their tags, if any service lies on LVM.
+ * The caller holds the repository's writer lock. Failures are logged; returns how many.
+ */
+size_t hot_sweep_lvm(Work *w);
+
 /* Drops the images of one backup as far as this process may. */
 void hot_drop(Work *w, const char *backup_id);

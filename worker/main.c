@@ -38,6 +38,7 @@ static const struct {
         { "backup", "create", run_create },
         { "backup", "sweep", run_sweep },
         { "backup", "import", run_import },
+        { "image", "open", run_open_image },
         { "restore", "restore", run_restore },
         { "restore", "plan", run_plan },
         { "restore", "verify", run_prove },
@@ -64,11 +65,13 @@ static const struct {
 
 static bool class_is_known(const char *class) {
         return strcmp(class, "configure") == 0 || strcmp(class, "backup") == 0 ||
-               strcmp(class, "restore") == 0 || strcmp(class, "maintain") == 0;
+               strcmp(class, "restore") == 0 || strcmp(class, "maintain") == 0 ||
+               strcmp(class, "image") == 0;
 }
 
-/* Only root and the agent's user may drive a worker, whatever the socket's mode says. */
-static int check_peer(Failure *reterr) {
+/* Only root and the agent's user may drive a worker, whatever the socket's mode says; only root one
+ * of the class `image`. */
+static int check_peer(const char *class, Failure *reterr) {
         const char *user = getenv(HP_ENV_AGENT_USER);
         struct ucred peer;
         socklen_t size = sizeof(peer);
@@ -79,7 +82,8 @@ static int check_peer(Failure *reterr) {
                                   WORKER_SOCKET);
         if (peer.uid == 0)
                 return 0;
-        pw = getpwnam(user && *user ? user : HP_DEFAULT_AGENT_USER);
+        pw = strcmp(class, "image") == 0 ? NULL
+                                         : getpwnam(user && *user ? user : HP_DEFAULT_AGENT_USER);
         if (pw && pw->pw_uid == peer.uid)
                 return 0;
         return fail_set(reterr, FAIL_INVALID_ARGUMENT, EPERM, "peer with uid %u is refused",
@@ -170,7 +174,7 @@ static int serve(const char *class) {
         int r;
 
         w.socket = WORKER_SOCKET;
-        r = check_peer(&f);
+        r = check_peer(class, &f);
         if (r >= 0)
                 r = receive(&w, &f);
         if (r == 0)

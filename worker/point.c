@@ -1,8 +1,8 @@
 /*
  * Why the order is what it is: everything that may wait (opening, reading, flushing dirty pages) is
  * done before the first lock, since from there on every writer of the service waits for us. Under
- * the hold there are only snapshot ioctls. Nothing of ours touches the live service after the
- * release.
+ * the hold there are only snapshot ioctls, or the one LVM command that was prepared before. Nothing
+ * of ours touches the live service after the release.
  */
 
 #include "worker/point.h"
@@ -128,6 +128,32 @@ static int prepare(Work *w, Source *s, Hold **ret, Failure *reterr) {
         return hold_prepare(&params, ret, reterr);
 }
 
+static int
+prepare_snapshots(const Source *s, const Shot *shots, size_t *ret_failed, Failure *reterr) {
+        for (size_t i = 0; i < s->n_volumes; i++) {
+                int r = snapshot_prepare(s->volumes, s->n_volumes, i, shots[i].name, reterr);
+
+                if (r < 0) {
+                        *ret_failed = i;
+                        return r;
+                }
+        }
+        return 0;
+}
+
+/* Nobody waits for this any more. */
+static int attach_snapshots(Point *p, size_t n, Failure *reterr) {
+        for (size_t i = 0; i < n; i++) {
+                int r = snapshot_attach(p->snapshots[i], reterr);
+
+                if (r < 0) {
+                        p->failed = i;
+                        return r;
+                }
+        }
+        return 0;
+}
+
 static bool needs_pin(const Source *s) {
         for (size_t i = 0; i < s->n_databases; i++)
                 if (s->holds[i].pin)
@@ -175,6 +201,9 @@ int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *r
         r = prepare(w, s, &hold, reterr);
         if (r < 0)
                 return r;
+        r = prepare_snapshots(s, shots, &ret->failed, reterr);
+        if (r < 0)
+                return r;
         flush_volumes(s);
         r = work_check(w, reterr);
         if (r < 0)
@@ -182,6 +211,8 @@ int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *r
         r = hold_and_shoot(w, s, hold, shots, ret, reterr);
         for (size_t i = 0; i < s->n_volumes; i++)
                 ret->snapshots[i] = shots[i].snapshot;
+        if (r >= 0)
+                r = attach_snapshots(ret, s->n_volumes, reterr);
         if (r < 0) {
                 point_drop(ret, s->n_volumes);
                 return r;

@@ -45,6 +45,7 @@ static void unlock_services(Backup *b) {
 }
 
 static void backup_done(Backup *b) {
+        b->work->watch = NULL;
         repo_session_free(b->session);
         if (b->collect.source)
                 collect_done(&b->collect);
@@ -143,6 +144,7 @@ static int prepare(Backup *b, Failure *reterr) {
         if (repo_has_backup(b->repo, b->request.backup_id))
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EEXIST, "backup %s is there already",
                                 b->request.backup_id);
+        (void) hot_sweep_lvm(w); /* before the point: a leftover takes room and slows its origin */
         work_accepted(w);
         work_phase(w, "scan");
         r = source_discover(w, &b->source, reterr);
@@ -171,6 +173,31 @@ static int take_point(Backup *b, Failure *reterr) {
         }
 }
 
+static int watch_images(void *userdata, Failure *reterr) {
+        Backup *b = userdata;
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < b->source.n_volumes; i++)
+                if (b->point.snapshots[i])
+                        r = snapshot_watch(b->point.snapshots[i], reterr);
+        return r;
+}
+
+/*
+ * An image that overflows makes anything fail that reads it, and stops the job: then that is the
+ * reason.
+ */
+static int explain(Backup *b, int r, Failure *reterr) {
+        Work *w = b->work;
+
+        if (w->trouble.code == FAIL_NONE && b->point.snapshots)
+                (void) watch_images(b, &w->trouble);
+        if (w->trouble.code == FAIL_NONE)
+                return r;
+        *reterr = w->trouble;
+        return -w->trouble.errnum;
+}
+
 /* From live data to images (and copies) that nobody writes any more. */
 static int freeze(Backup *b, Failure *reterr) {
         Work *w = b->work;
@@ -181,6 +208,8 @@ static int freeze(Backup *b, Failure *reterr) {
         r = take_point(b, reterr);
         if (r < 0)
                 return r;
+        w->watch = watch_images;
+        w->watch_userdata = b;
         step("point-taken");
         log_message(MESSAGE_POINT_TAKEN, &(LogFields){ .pause_usec = &b->point.pause_usec },
                     "point in time taken, databases held for %llu us",
@@ -247,6 +276,24 @@ static json_object *image_services(const Source *s, size_t volume) {
         return list;
 }
 
+/* False: the image is of no use now that it was read, and was dropped. */
+static bool is_kept(Backup *b, size_t i, json_object *services) {
+        Failure f = FAILURE_INIT;
+        int r = 0;
+
+        /* Not what is archived, or not of a kind that is kept. */
+        if (json_object_array_length(services) > 0)
+                r = snapshot_keep(b->point.snapshots[i], &f);
+        if (r > 0)
+                return true;
+        if (r < 0)
+                log_warning("no hot copy is kept: %s", f.text);
+        f = FAILURE_INIT;
+        if (snapshot_drop(TAKE_PTR(b->point.snapshots[i]), &f) < 0)
+                log_warning("snapshot left behind: %s", f.text);
+        return false;
+}
+
 /* Keeps the images as hot copies. A backup without its hot copy is still a backup: only warned of.
  */
 static void keep_images(Backup *b) {
@@ -259,13 +306,8 @@ static void keep_images(Backup *b) {
                 if (volume_kind(b->source.volumes[i]) == SNAPSHOT_NONE)
                         continue;
                 services = image_services(&b->source, i);
-                if (services && json_object_array_length(services) == 0) {
-                        /* Not what is archived: of no use now that it was read. */
-                        if (snapshot_drop(TAKE_PTR(b->point.snapshots[i]), &f) < 0)
-                                log_warning("snapshot left behind: %s", f.text);
-                        f = FAILURE_INIT;
+                if (services && !is_kept(b, i, services))
                         continue;
-                }
                 if (!o || !services || json_put(o, "services", json_object_get(services)) < 0 ||
                     json_put(o, "identity", snapshot_identity(b->point.snapshots[i])) < 0 ||
                     json_object_array_add(images, json_object_get(o)) < 0)
@@ -388,7 +430,8 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
         if (r >= 0)
                 r = store(&b, reterr);
         if (r < 0)
-                return r;
+                return explain(&b, r, reterr);
+        w->watch = NULL;
         partial = b.collect.n_problems > 0;
         r = commit(&b, partial, &record, reterr);
         if (r < 0)
@@ -417,7 +460,7 @@ int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failu
         if (r < 0)
                 return r;
         work_accepted(w);
-        r = json_put_u64(*ret_summary, "dropped", rotate(w, repo));
+        r = json_put_u64(*ret_summary, "dropped", hot_sweep_lvm(w) + rotate(w, repo));
         if (r >= 0)
                 r = json_put_u64(*ret_summary, "expired", expire_restores(w));
         return r < 0 ? fail_errno(reterr, FAIL_INTERNAL, -r, "sweep") : 0;

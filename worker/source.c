@@ -14,6 +14,16 @@
 
 /* ---- services, paths, volumes ---- */
 
+/* A volume is read through one mount: its image is reached by the paths of that. */
+static int check_mount(const Volume *v, const char *path, Failure *reterr) {
+        if (text_path_is_below(path, volume_root(v)))
+                return 0;
+        return fail_set(reterr, FAIL_SNAPSHOT_FAILED, EXDEV,
+                        "%s lies on the same logical volume as %s, but is reached through another "
+                        "mount: configure all paths by one of the two",
+                        path, volume_root(v));
+}
+
 static int find_volume(Source *s, SourcePath *p, SnapshotKind kind, Failure *reterr) {
         _cleanup_(volume_freep) Volume *v = NULL;
         int r = volume_find(p->path, kind, &v, reterr);
@@ -22,7 +32,7 @@ static int find_volume(Source *s, SourcePath *p, SnapshotKind kind, Failure *ret
                 return r;
         for (p->volume = 0; p->volume < s->n_volumes; p->volume++)
                 if (volume_equal(s->volumes[p->volume], v))
-                        return 0;
+                        return check_mount(s->volumes[p->volume], p->path, reterr);
         s->volumes[s->n_volumes++] = TAKE_PTR(v);
         return 0;
 }

@@ -11,6 +11,7 @@
 
 #define POLL_USEC     (10 * USEC_PER_MSEC)
 #define PROGRESS_USEC (100 * USEC_PER_MSEC)
+#define WATCH_USEC    (500 * USEC_PER_MSEC)
 
 /* Reads what the agent has to say; anything but `cancel` is as good as a hang-up. */
 static void read_agent(Work *w) {
@@ -22,6 +23,14 @@ static void read_agent(Work *w) {
         else
                 log_notice("the agent hung up: stopping at the next safe point");
         w->canceled = true;
+}
+
+static void watch(Work *w, uint64_t now) {
+        if (!w->watch || now - w->watched_usec < WATCH_USEC)
+                return;
+        w->watched_usec = now;
+        if (w->watch(w->watch_userdata, &w->trouble) < 0)
+                w->canceled = true;
 }
 
 bool work_interrupted(void *work) {
@@ -36,6 +45,7 @@ bool work_interrupted(void *work) {
         w->polled_usec = now;
         if (fd_wait_readable(w->socket, 0) > 0)
                 read_agent(w);
+        watch(w, now);
         return w->canceled;
 }
 

@@ -21,6 +21,12 @@ typedef struct Work {
         int state_fd; /* the worker's state directory */
 
         bool canceled; /* sticky */
+        /* Called twice a second while not NULL. What it fails with becomes `trouble`, and stops the
+         * job as a cancel does. */
+        int (*watch)(void *userdata, Failure *reterr);
+        void *watch_userdata;
+        uint64_t watched_usec;
+        Failure trouble;
         uint64_t polled_usec, sent_usec;
         const char *phase;
         uint64_t bytes_done, bytes_total, files_done, files_total;

@@ -326,8 +326,10 @@ static void test_hostile_identity(void **state) {
         expect_open(o, FAIL_NONE, NULL);
         json_put_string(o, "name", "../back");
         expect_open(o, FAIL_INTEGRITY_FAILURE, "malformed");
-        json_put_string(o, "provider", "lvm");
+        json_put_string(o, "provider", "zfs");
         expect_open(o, FAIL_INTEGRITY_FAILURE, "provider");
+        json_put_string(o, "provider", "lvm");
+        expect_open(o, FAIL_INTEGRITY_FAILURE, "malformed");
         json_put_string(o, "provider", "none");
         expect_open(o, FAIL_SOURCE_MISSING, NULL);
 }

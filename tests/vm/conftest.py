@@ -21,7 +21,7 @@ BOOTS = 2
 # In tests a system call that a unit does not allow ends the program, so that it cannot go unseen.
 STRICT = "[Service]\nSystemCallErrorNumber=kill\n"
 UNITS = ["holdpointd.service", "holdpoint-recover.service", "holdpoint@.service"] + [
-    "holdpoint-%s@.service" % name for name in ("backup", "restore", "maintain", "configure")]
+    "holdpoint-%s@.service" % name for name in ("backup", "restore", "image", "maintain", "configure")]
 
 # What the kernel or systemd say when a sandbox was too narrow.
 DENIED = re.compile(r"SECCOMP|type=1326|status=31/SYS|code=killed, signal=SYS|"

@@ -14,7 +14,7 @@ TREE = os.environ.get("HOLDPOINT_TREE") or os.path.join(guests.TOP, "build", "tr
 LIMITS = {
     "holdpointd.service": 5, "holdpoint-backup@.service": 29, "holdpoint-restore@.service": 29,
     "holdpoint-maintain@.service": 15, "holdpoint-configure@.service": 15, "holdpoint-recover.service": 29,
-    "holdpoint@.service": 10,
+    "holdpoint@.service": 10, "holdpoint-image@.service": 20,
 }
 
 

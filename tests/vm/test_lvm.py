@@ -1,0 +1,318 @@
+"""Snapshots in LVM: classic and thin, under ext4 and XFS, while the service writes; and what goes wrong with them.
+
+A guest is slow at LVM's commands (one lvcreate takes a second or more), so holds may last longer here.
+"""
+
+import os
+
+import guest as guests
+import pytest
+
+SECONDS = 600 # of a machine that has more to do; alone each takes less than a minute
+LIB = os.path.join(guests.TOP, "tests", "lib")
+
+LVM = r"""
+modprobe -a dm_snapshot dm_thin_pool
+mkdir -p /etc/holdpoint/holdpoint.conf.d
+printf '[Hold]\nLockTimeoutMSec=10000\nMaxHoldMSec=60000\n' >/etc/holdpoint/holdpoint.conf.d/slow.conf
+
+# group [NAME]: a volume group on /dev/ubdb
+group() {
+        pvcreate -q /dev/ubdb >/dev/null
+        vgcreate -q "${1-vg-a}" /dev/ubdb >/dev/null
+}
+
+# classic NAME SIZE, thin NAME SIZE (in the pool "pool"): a volume of vg-a
+classic() {
+        lvcreate -q -y -L "$2" -n "$1" vg-a >/dev/null
+}
+thin() {
+        lvcreate -q -y -V "$2" -T vg-a/pool -n "$1" >/dev/null 2>&1
+}
+pool() {
+        lvcreate -q -y -L "$1" -T vg-a/pool >/dev/null 2>&1
+}
+
+# step NAME=ACTION: workers of the class backup do that at that step; without an argument nothing any more
+step() {
+        local conf=/etc/systemd/system/holdpoint-backup@.service.d/step.conf
+
+        mkdir -p "${conf%/*}"
+        printf '[Service]\nEnvironment=HOLDPOINT_STEP=%s\n' "${1-}" >$conf
+        systemctl daemon-reload
+}
+
+# ours: the volumes that have Holdpoint's tag
+ours() {
+        lvs --noheadings -o lv_name @holdpoint | tr -d ' '
+}
+
+# clean: no classic snapshot is left, no device of one, and nothing mounted
+clean() {
+        same "$(lvs --noheadings -o lv_name -S 'lv_role=thicksnapshot' | tr -d ' ')" "" "snapshots that are left"
+        ! dmsetup ls | grep holdpoint || fail "devices that are left"
+}
+
+# refused ERROR WORDS SERVICE: a backup fails with that error, names it, and leaves nothing
+refused() {
+        local before
+        before=$(lvs --noheadings -o lv_uuid | sort)
+        status 1 holdpoint create "$3" 2>/tmp/error
+        cat /tmp/error
+        grep -q "$2" /tmp/error || fail "no '$2' in it"
+        manager ListJobs 'a{sv}' 0 | grep -q "\"error_name\" s \"[^\"]*$1\"" || fail "no $1"
+        same "$(lvs --noheadings -o lv_uuid | sort)" "$before" "volumes"
+        clean
+}
+
+# stopped: the worker that has stopped at its step
+stopped() {
+        local pid
+
+        for pid in $(pgrep -x holdpoint-worke); do
+                if [[ $(ps -o stat= -p "$pid") == T* ]]; then
+                        echo "$pid"
+                        return
+                fi
+        done
+        return 1
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_backup_and_restore(guest, kind):
+    """Two volumes in one point, a backup of what changed, exchange and rollback, the thin one's hot copy."""
+    guest(LVM + """
+        group
+        classic data-1 400M
+        pool 600M
+        thin thin.2 400M
+        data %s /dev/vg-a/data-1 /srv
+        data %s /dev/vg-a/thin.2 /thin
+        application /srv/app 200
+        application /thin/app 300
+        service one /srv/app
+        service two /thin/app
+        holdpoint create full --json >/tmp/backup
+        jq -e '.status == "completed" and .consistency == "application" and
+               .service_consistency == {one: "application", two: "application"} and
+               .copies == ["local"]' /tmp/backup
+        clean
+        same "$(ours | wc -l)" 1 "hot copies of the thin volume"
+        same "$(lvs --noheadings -o lv_attr @holdpoint | tr -d ' ' | cut -c1,2,5,10)" 'Vr-k' "a thin, read-only, inactive one to be skipped"
+        sleep 0.1
+        echo new >/srv/app/files/new
+        holdpoint create one --json >/tmp/second
+        jq -e '.status == "completed"' /tmp/second
+        [[ $(jq .new_bytes /tmp/second) -lt 20000 ]] || fail "all was read again"
+        holdpoint verify latest
+        clean
+        for app in /srv/app /thin/app; do
+                sqlite3 $app/app.db 'delete from t where id > 10'
+                rm $app/files/3
+        done
+        before=$(cd /thin/app/files && sha256sum 1 2 4 5)
+        first=$(jq -r .backup_id /tmp/backup)
+        holdpoint restore "$first" --service two --from hot --yes
+        same "$(rows /thin/app)" 300 "rows after a restore from the hot copy"
+        same "$(cd /thin/app/files && sha256sum 1 2 4 5)" "$before" "files after it"
+        clean
+        holdpoint restore "$first" --service one --yes
+        same "$(rows /srv/app)" 200 "rows after a restore from the repository"
+        holdpoint rollback latest --yes
+        same "$(rows /srv/app)" 10 "rows after the rollback"
+        holdpoint rollback latest --yes
+        same "$(rows /srv/app)" 200 "rows after the second rollback"
+        holdpoint confirm latest --yes
+        # A hot copy that somebody wrote to is none.
+        lvchange -q -prw "vg-a/$(ours)" >/dev/null
+        status 1 holdpoint restore "$first" --service two --from hot --yes
+        holdpoint restore "$first" --service two --yes --json | jq -e '.result == "done"'
+        same "$(rows /thin/app)" 300 "rows from the repository instead"
+        lvchange -q -pr "vg-a/$(ours)" >/dev/null
+        holdpoint delete "$first" --yes
+        holdpoint create one --json | jq -e '.status == "completed"'
+        same "$(ours)" "" "the hot copy of a deleted backup"
+        """ % (kind, kind), seconds=SECONDS)
+
+
+def test_one_instant(guest):
+    """Writers at full speed in two volumes; without the hold the same harness must see a torn point."""
+    result = guest(LVM + """
+        group
+        classic one 300M
+        pool 500M
+        thin two 320M
+        data ext4 /dev/vg-a/one /srv/one
+        data xfs /dev/vg-a/two /srv/two
+        mkdir /srv/one/store /srv/two/store
+        service first /srv/one/store
+        service second /srv/two/store
+        cat >/tmp/points.py <<'END'
+import json, os, shutil, subprocess, sys
+sys.path.insert(0, "%s")
+import stores
+made = [stores.Store("one", "/srv/one/store", 65534).create(), stores.Store("two", "/srv/two/store", 33, "delete").create()]
+def point():
+    backup = json.loads(subprocess.run(["holdpoint", "create", "full", "--json"], check=True, stdout=subprocess.PIPE).stdout)
+    subprocess.run(["holdpoint", "restore", backup["backup_id"], "--into", "/tmp/out", "--from", "local"], check=True,
+                   stdout=subprocess.DEVNULL)
+    found = [made[0].at("/tmp/out/first/srv/one/store"), made[1].at("/tmp/out/second/srv/two/store")]
+    torn = stores.judge([s.state() for s in found]) or next((d for s in found for d in s.disagreements()), None)
+    shutil.rmtree("/tmp/out")
+    return backup, torn
+os.mkdir("/tmp/out")
+with stores.Ring(made, busy_msec=60000) as ring:
+    for n in range(int(sys.argv[1])):
+        before = ring.rounds()
+        backup, torn = point()
+        print("point", n, backup["consistency"], "pause %%.0f ms," %% (backup["pause_usec"] / 1000), ring.rounds() - before, "rounds", torn, flush=True)
+        assert ring.rounds() > before, "nobody wrote"
+        if sys.argv[2] == "torn":
+            if torn:
+                break
+        else:
+            assert torn is None and backup["consistency"] == "application", backup
+    else:
+        assert sys.argv[2] != "torn", "all whole without the hold"
+    ring.stop()
+END
+        /usr/bin/python3 /tmp/points.py 2 whole
+        clean
+        mkdir -p /etc/systemd/system/holdpoint-backup@.service.d
+        printf '[Service]\\nEnvironment=HOLDPOINT_TEST_NO_HOLD=1\\n' >/etc/systemd/system/holdpoint-backup@.service.d/hold.conf
+        systemctl daemon-reload
+        /usr/bin/python3 /tmp/points.py 5 torn
+        """ % LIB, seconds=SECONDS)
+    print(result.output)
+
+
+def test_overflow_and_growth(guest):
+    """A snapshot that fills up is made larger while there is room; without room the job fails, and nothing is left."""
+    guest(LVM + """
+        group
+        classic data 600M
+        data ext4 /dev/vg-a/data /srv
+        application /srv/app
+        service app /srv/app
+        write() { dd if=/dev/urandom of=/srv/load bs=1M count="$1" conv=fsync status=none; }
+        write 250
+        # Stopped twice: the watch runs between the two stops.
+        step point-taken=stop,stored=stop
+        holdpoint create app --json >/tmp/backup 2>/tmp/error &
+        job=$!
+        soon 120 stopped
+        same "$(lvs --noheadings --units m --nosuffix -o lv_size @holdpoint | tr -d ' ')" 120.00 "size of the snapshot"
+        write 100
+        kill -CONT "$(stopped)"
+        soon 120 stopped
+        same "$(lvs --noheadings --units m --nosuffix -o lv_size @holdpoint | tr -d ' ')" 240.00 "size of the extended snapshot"
+        kill -CONT "$(stopped)"
+        wait $job
+        jq -e '.status == "completed" and .consistency == "application"' /tmp/backup
+        clean
+        # What is left of the volume group goes to another volume, but for 100 MiB.
+        free=$(vgs --noheadings --units m --nosuffix -o vg_free vg-a | tr -d ' ')
+        classic other "$((${free%%.*} - 100))M"
+        step point-taken=stop
+        holdpoint create app >/dev/null 2>/tmp/error &
+        job=$!
+        soon 120 stopped
+        write 220
+        kill -CONT "$(stopped)"
+        status 1 wait $job
+        cat /tmp/error
+        grep -q overflowed /tmp/error
+        manager ListJobs 'a{sv}' 0 | grep -q '"error_name" s "[^"]*SnapshotFull"'
+        same "$(ours)" "" "snapshots that are left"
+        clean
+        same "$(holdpoint list --json --status completed | jq .total)" 1 "completed backups"
+        step
+        holdpoint create app --json | jq -e '.status == "completed"'
+        """, seconds=SECONDS)
+
+
+def test_leftovers(guest):
+    """What a killed worker leaves goes with the next backup, known by its tags; a name alone is nothing."""
+    guest(LVM + """
+        group
+        classic data 400M
+        data ext4 /dev/vg-a/data /srv
+        application /srv/app
+        service app /srv/app
+        id=00000000-0000-4000-8000-000000000000
+        lvcreate -q -y -s -L 32M -n "holdpoint-hot.$id.0" vg-a/data >/dev/null
+        lvcreate -q -y -s -L 32M -n keep-me --addtag holdpointed --addtag holdpoint.x vg-a/data >/dev/null
+        step point-taken=kill
+        status 1 holdpoint create app
+        same "$(ours | wc -l)" 1 "snapshots that the killed worker left"
+        step held=kill
+        status 1 holdpoint create app
+        step
+        holdpoint create app --json | jq -e '.status == "completed"'
+        same "$(ours)" "" "snapshots that are left"
+        lvs "vg-a/holdpoint-hot.$id.0" vg-a/keep-me
+        same "$(pgrep -c holdpoint-lvm || true)" 0 "helpers that are left"
+        """, seconds=SECONDS)
+
+
+def test_refused(guest):
+    """What cannot be done is said by name, and leaves nothing: pool, room, udev, disk; a renamed group is no trouble."""
+    guest.disks.append(guest.disk("second"))
+    guest(LVM + """
+        group
+        pool 100M
+        thin data 80M
+        data ext4 /dev/vg-a/data /srv
+        application /srv/app
+        service app /srv/app Snapshot=lvm
+        mkdir -p /var/plain /mnt/app
+        service plain /var/plain Snapshot=lvm
+        service other /mnt/app Snapshot=lvm
+        thin load 90M
+        dd if=/dev/zero of=/dev/vg-a/load bs=1M count=80 conv=fsync status=none
+        refused SnapshotFull 'too full' app
+        lvremove -q -y vg-a/load >/dev/null
+        vgrename -q vg-a vg-b >/dev/null
+        holdpoint create app --json | jq -e '.status == "completed" and .consistency == "application"'
+        vgrename -q vg-b vg-a >/dev/null
+
+        systemctl stop systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd
+        refused SnapshotFailed udev app
+        systemctl start systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd
+
+        # One that is no volume, and a volume in a group of two disks, of which one goes.
+        refused SnapshotFailed 'not ext4 or XFS on a logical volume' plain
+        echo 'devices { global_filter = [ "r|/dev/ubdc|" ] }' >/etc/lvm/lvmlocal.conf
+        dmsetup create disk --table "0 $(blockdev --getsz /dev/ubdc) linear /dev/ubdc 0"
+        pvcreate -q /dev/mapper/disk >/dev/null
+        vgcreate -q vg-c /dev/mapper/disk >/dev/null
+        lvcreate -q -y -l 100%FREE -n full vg-c >/dev/null
+        data ext4 /dev/vg-c/full /mnt
+        application /mnt/app
+        refused SnapshotFull 'no room' other
+        service other /mnt/app
+        holdpoint create other --json | jq -e '.status == "completed" and .consistency == "none"'
+        service other /mnt/app Snapshot=lvm
+        dmsetup suspend disk
+        dmsetup reload disk --table "0 $(blockdev --getsz /dev/ubdc) error"
+        dmsetup resume disk
+        refused SnapshotFailed 'logical volume' other
+        holdpoint create app --json | jq -e '.status == "completed"'
+        """, seconds=SECONDS)
+
+
+def test_missing_module(guest):
+    """The workers may not load one, and say which it is."""
+    guest(LVM + """
+        group
+        classic data 400M
+        data ext4 /dev/vg-a/data /srv
+        application /srv/app
+        service app /srv/app Snapshot=lvm
+        rmmod dm_thin_pool dm_snapshot 2>/dev/null || rmmod dm_snapshot
+        refused SnapshotFailed 'modprobe dm_snapshot' app
+        modprobe dm_snapshot
+        holdpoint create app --json | jq -e '.status == "completed" and .consistency == "application"'
+        """, seconds=SECONDS)
