@@ -173,7 +173,7 @@ static int serve(const char *class) {
         const char *result = "done";
         int r;
 
-        w.socket = WORKER_SOCKET;
+        work_set_socket(&w, WORKER_SOCKET, WORK_STALL_USEC);
         r = check_peer(class, &f);
         if (r >= 0)
                 r = receive(&w, &f);

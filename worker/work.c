@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -54,11 +56,28 @@ int work_check(Work *w, Failure *reterr) {
         return work_interrupted(w) ? fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled") : 0;
 }
 
+void work_set_socket(Work *w, int socket_fd, uint64_t stall_usec) {
+        const struct timeval stall = { .tv_sec = (time_t) (stall_usec / USEC_PER_SEC),
+                                       .tv_usec = (suseconds_t) (stall_usec % USEC_PER_SEC) };
+
+        w->socket = socket_fd;
+        if (setsockopt(socket_fd, SOL_SOCKET, SO_SNDTIMEO, &stall, sizeof(stall)) < 0)
+                log_warning("an agent that reads nothing will be waited for: %s", strerror(errno));
+}
+
 static void send_message(Work *w, json_object *message) {
+        int r;
+
         if (w->socket < 0 || !message)
                 return;
+        r = proto_send(w->socket, message, NULL, 0);
+        /* Whoever does not read must not hold what is stopped or locked here. */
+        if (r == -EAGAIN) {
+                log_warning("the agent reads nothing: as if it had hung up");
+                (void) shutdown(w->socket, SHUT_RDWR); /* and nothing waits for it again */
+        }
         /* A lost agent must not fail what is under way here: it shows as a hang-up. */
-        if (proto_send(w->socket, message, NULL, 0) == -EPIPE)
+        if (r == -EPIPE || r == -EAGAIN)
                 w->canceled = true;
 }
 

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "base/config.h"
 #include "base/fail.h"
 #include "base/proto.h"
@@ -33,6 +34,10 @@ typedef struct Work {
 } Work;
 
 #define WORK_INIT ((Work){ .socket = -1, .state_fd = -1, .phase = "" })
+
+/* An agent that reads nothing for so long counts as one that hung up. */
+#define WORK_STALL_USEC (60 * USEC_PER_SEC)
+void work_set_socket(Work *w, int socket, uint64_t stall_usec);
 
 /* True once the agent said `cancel` or hung up. Cheap: looks at the socket a hundred times a
  * second. */
