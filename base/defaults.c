@@ -84,13 +84,18 @@ static int replace(char **to, const char *text) {
         return 0;
 }
 
+/* A slash at the end is how many write a directory. */
 static int parse_dir(const Line *l, Defaults *d, Failure *reterr) {
-        if (!text_is_clean_path(l->value) || !text_is_label(l->value, 4095))
+        size_t n = strlen(l->value);
+        _cleanup_free_ char *path = strndup(l->value, n > 1 && l->value[n - 1] == '/' ? n - 1 : n);
+
+        if (!path)
+                return -ENOMEM;
+        if (!text_is_clean_path(path) || !text_is_label(path, 4095))
                 return refuse(l, reterr,
-                              "must be an absolute path without '.', '..', doubled slashes and a "
-                              "slash at the end");
+                              "must be an absolute path without '.', '..' and doubled slashes");
         d->dir_line = l->line;
-        return replace(&d->dir, l->value);
+        return replace(&d->dir, path);
 }
 
 static int parse_enabled(const Line *l, Defaults *d, Failure *reterr) {

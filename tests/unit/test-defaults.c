@@ -169,7 +169,7 @@ static void test_values(void **state) {
         assert_int_equal(none->retention_days, 30);
         assert_false(none->default_schedule.is_set);
         write_file(s->file,
-                   "BACKUP_DIR=\"/srv/backups\"\nBACKUP_COMPRESSION_LEVEL=9\nPATH=/bin\n"
+                   "BACKUP_DIR=\"/srv/backups/\"\nBACKUP_COMPRESSION_LEVEL=9\nPATH=/bin\n"
                    "BACKUP_RETENTION_DAYS=14\nAUTO_BACKUP_ENABLED=True\n"
                    "AUTO_BACKUP_FREQUENCY=weekly\nAUTO_BACKUP_TIME=03:45\n"
                    "AUTO_BACKUP_TYPE=full\n",
