@@ -62,6 +62,7 @@ static const Action actions[] = {
         { "ExportRecoveryKey", HP_POLKIT_PREFIX "manage-keys", "" },
         { "ProveRecoveryKey", HP_POLKIT_PREFIX "manage-keys", "" },
         { "ForgetPrivateKey", HP_POLKIT_PREFIX "manage-keys", "" },
+        { "Diagnose", HP_POLKIT_PREFIX "verify", "" },
         { "GetStatus", HP_POLKIT_PREFIX "list", "" },
         { "Reload", HP_POLKIT_PREFIX "manage-configuration", "" },
 };

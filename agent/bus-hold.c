@@ -57,7 +57,7 @@ void bus_hold_answer(Job *j) {
 
         if (!h)
                 return;
-        if (j->result == JOB_DONE)
+        if (j->result == JOB_DONE || h->answer == bus_diagnose_answer)
                 r = h->answer(h->call, j, h->fd, &why);
         else
                 r = why.errnum > 0 ? -why.errnum : -EIO;

@@ -76,6 +76,11 @@ int bus_read_id(sd_bus_message *call, const char *what, const char **ret, Failur
 /* Replies to the caller of a job that is done. `fd` is what was held with the call, -1: nothing. */
 typedef int (*BusAnswer)(sd_bus_message *call, const Job *j, int fd, Failure *reterr);
 
+/*
+ * bus-diagnose.c: an answer also where its worker failed, since that is what it has to tell then.
+ */
+int bus_diagnose_answer(sd_bus_message *call, const Job *j, int fd, Failure *reterr);
+
 /* Submits a job whose end is the reply; `fd` is taken, also on failure. */
 int bus_hold_submit(Manager *m,
                     sd_bus_message *call,
@@ -198,6 +203,7 @@ int bus_schedule_delete(Manager *m, sd_bus_message *call, uint32_t uid, Failure 
 int bus_schedule_run(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_job_list(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_job_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
+int bus_diagnose(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_status_get(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 int bus_status_reload(Manager *m, sd_bus_message *call, uint32_t uid, Failure *reterr);
 

@@ -42,6 +42,7 @@ static const BusMethod methods[] = {
         { "ExportRecoveryKey", bus_key_export },
         { "ProveRecoveryKey", bus_key_prove },
         { "ForgetPrivateKey", bus_key_forget },
+        { "Diagnose", bus_diagnose },
         { "GetStatus", bus_status_get },
         { "Reload", bus_status_reload },
 };
@@ -102,6 +103,7 @@ const sd_bus_vtable bus_manager_vtable[] = {
         SD_BUS_METHOD_WITH_ARGS("ExportRecoveryKey", SD_BUS_ARGS("a{sv}", options), SD_BUS_RESULT("h", key), on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("ProveRecoveryKey", SD_BUS_ARGS("h", key), SD_BUS_NO_RESULT, on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("ForgetPrivateKey", SD_BUS_ARGS("a{sv}", options), SD_BUS_NO_RESULT, on_call, OPEN),
+        SD_BUS_METHOD_WITH_ARGS("Diagnose", SD_BUS_ARGS("a{sv}", options), SD_BUS_RESULT("a{sv}", report), on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("GetStatus", SD_BUS_ARGS("a{sv}", options), SD_BUS_RESULT("a{sv}", status), on_call, OPEN),
         SD_BUS_METHOD_WITH_ARGS("Reload", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT, on_call, OPEN),
 

@@ -110,6 +110,7 @@ static bool may_tell(const Job *j, const char *id) {
         case JOB_DIFF:
         case JOB_DELETE:
         case JOB_REPOSITORY:
+        case JOB_DIAGNOSE:
         case JOB_CONFIGURE:
         case JOB_SCHEDULE:
         case JOB_SCHEDULES:
@@ -456,6 +457,7 @@ void job_events_settle(Job *j) {
         case JOB_PIN:
         case JOB_PRUNE:
         case JOB_REPOSITORY:
+        case JOB_DIAGNOSE:
         case JOB_CONFIGURE:
         case JOB_RECONCILE:
         case JOB_RECOVER:

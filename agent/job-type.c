@@ -33,6 +33,7 @@ static const TypeRow rows[] = {
         [JOB_PIN] = { "pin", "pin", "maintain", ACTION("delete"), false },
         [JOB_PRUNE] = { "prune", "prune", "maintain", ACTION("delete"), false },
         [JOB_REPOSITORY] = { "repository", "repository", "maintain", ACTION("list"), true },
+        [JOB_DIAGNOSE] = { "diagnose", "diagnose", "backup", ACTION("verify"), true },
         [JOB_CONFIGURE] = { "configure", NULL, "configure", ACTION("manage-keys"), false },
         [JOB_SCHEDULE] = { "configure", NULL, "configure", ACTION("manage-schedule"), true },
         [JOB_SCHEDULES] = { "configure", "list-schedules", "configure", ACTION("list"), true },

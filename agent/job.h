@@ -31,6 +31,7 @@ typedef enum JobType {
         JOB_PIN,
         JOB_PRUNE,
         JOB_REPOSITORY,
+        JOB_DIAGNOSE,
         JOB_CONFIGURE, /* its request names the verb, as does that of the next */
         JOB_SCHEDULE,  /* "configure" on the bus: changes one; needs nothing of the repository */
         JOB_SCHEDULES, /* "configure" on the bus: looks at all of them */

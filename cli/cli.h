@@ -91,6 +91,7 @@ int verb_import(Cli *cli);
 int verb_key(Cli *cli);
 int verb_repository(Cli *cli);
 int verb_schedule(Cli *cli);
+int verb_doctor(Cli *cli); /* works without a bus: cli->client may be NULL, cli->error says why */
 
 /* Fills `e` (keeping an error that is there) and returns -EINVAL. */
 int cli_error(CliError *e, int exit_code, const char *name, const char *format, ...)

@@ -20,7 +20,9 @@
  */
 
 #define CLIENT_TIMEOUT_USEC (120 * USEC_PER_SEC) /* plans are answered when their worker ends */
+#define CLIENT_PATIENT_USEC (UINT64_C(3600) * USEC_PER_SEC)
 #define CLIENT_EVENTS_MAX   256
+#define SYSTEMD             "org.freedesktop.systemd1"
 #define CLIENT_DEPTH_MAX    16
 
 struct Client {
@@ -309,7 +311,7 @@ int client_call(Client *c, const ClientCall *call, json_object **ret, CliError *
                                  call->method);
         if (r < 0)
                 return refuse(error, r, NULL, call->method);
-        r = sd_bus_call(c->bus, m, 0, &e, &reply);
+        r = sd_bus_call(c->bus, m, call->patient ? CLIENT_PATIENT_USEC : 0, &e, &reply);
         if (r < 0)
                 return refuse(error, r, &e, call->method);
         if (call->ret_fd)
@@ -347,6 +349,21 @@ static int on_owner_changed(sd_bus_message *m, void *userdata, sd_bus_error *ret
         if (sd_bus_message_read(m, "sss", &name, &old_owner, &new_owner) >= 0 && *old_owner)
                 c->gone = true;
         return 0;
+}
+
+char *client_unit_state(Client *c, const char *unit) {
+        __attribute__((cleanup(sd_bus_message_unrefp))) sd_bus_message *reply = NULL;
+        char *state = NULL;
+        const char *path;
+        int r = sd_bus_call_method(c->bus, SYSTEMD, "/org/freedesktop/systemd1", SYSTEMD ".Manager",
+                                   "LoadUnit", NULL, &reply, "s", unit);
+
+        if (r >= 0)
+                r = sd_bus_message_read(reply, "o", &path);
+        if (r >= 0)
+                r = sd_bus_get_property_string(c->bus, SYSTEMD, path, SYSTEMD ".Unit",
+                                               "ActiveState", NULL, &state);
+        return r < 0 ? NULL : state;
 }
 
 int client_watch(Client *c, CliError *error) {

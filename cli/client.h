@@ -30,7 +30,8 @@ typedef struct ClientCall {
                 *options; /* borrowed; string s, bool b, integer u, array of strings as; NULL: {} */
         ClientFd fds[CLIENT_FDS_MAX];
         size_t n_fds;
-        int *ret_fd; /* for the descriptor that comes back first; owned by the caller, -1 before */
+        bool patient; /* the answer needs a walk through all data: an hour */
+        int *ret_fd;  /* for the descriptor that comes back first; owned by the caller, -1 before */
 } ClientCall;
 
 typedef enum ClientWake {
@@ -47,6 +48,9 @@ DEFINE_CLEANUP(Client *, client_close);
 
 /* Calls and waits. `ret` is an owned array of the results (may be NULL). 0 or a negative errno. */
 int client_call(Client *c, const ClientCall *call, json_object **ret, CliError *error);
+
+/* ActiveState of a unit, as systemd on the bus says; owned, NULL if nobody says anything. */
+char *client_unit_state(Client *c, const char *unit);
 
 /* From here on signals of the agent are kept. To be called before the call that causes them. */
 int client_watch(Client *c, CliError *error);

@@ -31,9 +31,10 @@ static int run(Cli *cli, int argc, char **argv) {
 
         if (r == 1)
                 return CLI_EXIT_DONE;
-        if (r >= 0)
-                r = client_open(&client, &cli->error);
         if (r < 0)
+                return r;
+        r = client_open(&client, &cli->error);
+        if (r < 0 && verb->run != verb_doctor)
                 return r;
         cli->client = client;
         r = verb->run(cli);

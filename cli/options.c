@@ -120,6 +120,8 @@ static const Verb verb_table[] = {
         { "cancel", "JOB", 1, 1, "", verb_cancel, "cancel a job" },
         { "status", "", 0, 0, "", verb_status,
           "state of the agent, the services and the repository" },
+        { "doctor", "", 0, 0, "", verb_doctor,
+          "look for what is wrong, and tell what to do about it" },
         { "monitor", "", 0, 0, "", verb_monitor, "print what happens, until interrupted" },
         { "key", "export-recovery|prove FILE|forget-private", 1, 2, "oy", verb_key,
           "the private key: copy it, prove the copy, take it off this host" },
@@ -128,9 +130,6 @@ static const Verb verb_table[] = {
         { "repository", "", 0, 0, "", verb_repository, "facts about the repository" },
         { NULL },
 };
-
-/* Verbs of the design that no program of this version serves. */
-static const char *const later_verbs[] = { "doctor" };
 
 const Verb *options_verbs(void) {
         return verb_table;
@@ -360,30 +359,20 @@ static int check_verb(Cli *cli, const Verb *verb, const char *given) {
         return 0;
 }
 
-/* "not in this version" before any judging of options that only a later version knows. */
-static int check_later(Cli *cli, int argc, char **argv) {
-        const char *first = NULL;
-
+/* Errors of usage are JSON too, those of options that come before it included. */
+static void look_for_json(Cli *cli, int argc, char **argv) {
         for (int i = 1; i < argc; i++)
                 if (strcmp(argv[i], "--json") == 0)
-                        cli->options.json = true; /* errors of usage are JSON too */
-                else if (!first)
-                        first = argv[i];
-        for (size_t i = 0; first && i < ELEMENTSOF(later_verbs); i++)
-                if (strcmp(first, later_verbs[i]) == 0)
-                        return cli_error(&cli->error, CLI_EXIT_USAGE, "NotSupported",
-                                         "'holdpoint %s' is not in this version (%s)", first,
-                                         HOLDPOINT_VERSION);
-        return 0;
+                        cli->options.json = true;
 }
 
 int options_parse(Cli *cli, int argc, char **argv, const Verb **ret) {
         char given[ELEMENTSOF(option_table) + 1] = "";
         const Verb *verb = NULL;
-        int r = check_later(cli, argc, argv);
+        int r;
 
-        if (r >= 0)
-                r = read_options(cli, argc, argv, given, sizeof(given));
+        look_for_json(cli, argc, argv);
+        r = read_options(cli, argc, argv, given, sizeof(given));
         if (r < 0)
                 return r;
         if (strchr(given, OPTION_VERSION)) {

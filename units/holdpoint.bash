@@ -13,7 +13,7 @@ _holdpoint_services() {
 _holdpoint() {
         local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word i
         local verbs="create list show restore files diff export import restores rollback confirm verify delete
-                     pin unpin prune jobs cancel status monitor key repository schedule help"
+                     pin unpin prune jobs cancel status doctor monitor key repository schedule help"
         local -A options=(
                 [create]="--name --description --include-files --no-include-files --compression-level --pinned --no-wait"
                 [list]="--type --status --service --page --limit"

@@ -38,6 +38,7 @@ static const struct {
         { "backup", "create", run_create },
         { "backup", "sweep", run_sweep },
         { "backup", "import", run_import },
+        { "backup", "diagnose", run_diagnose },
         { "image", "open", run_open_image },
         { "restore", "restore", run_restore },
         { "restore", "plan", run_plan },
@@ -155,13 +156,16 @@ static int run_request(Work *w,
         if (!verb)
                 return fail_set(reterr, FAIL_INVALID_ARGUMENT, EOPNOTSUPP,
                                 "a %s worker has no such verb", class);
+        log_info("%s worker begins with '%s'", class, name);
+        /* A diagnosis has to tell of these, not to fail of them. */
+        if (verb == run_diagnose)
+                return verb(w, ret_result, ret_summary, reterr);
         r = config_load(config_dir(), &w->config, reterr);
         if (r < 0)
                 return r;
         w->state_fd = state_open(reterr);
         if (w->state_fd < 0)
                 return w->state_fd;
-        log_info("%s worker begins with '%s'", class, name);
         return verb(w, ret_result, ret_summary, reterr);
 }
 

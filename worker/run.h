@@ -10,6 +10,7 @@
 
 int run_create(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_import(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_diagnose(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_open_image(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

@@ -57,7 +57,7 @@ static int identify_path(const Source *s, SourcePath *p, Failure *reterr) {
         return 0;
 }
 
-static SnapshotKind snapshot_kind_of(const ConfigService *c) {
+SnapshotKind source_snapshot_kind(const ConfigService *c) {
         switch (c->snapshot) {
         case CONFIG_SNAPSHOT_BTRFS:
                 return SNAPSHOT_BTRFS;
@@ -87,7 +87,7 @@ static int open_service(Source *s, size_t i, Failure *reterr) {
                 SourcePath *p = &s->paths[s->n_paths++];
 
                 *p = (SourcePath){ .service = i, .path = c->paths.items[k] };
-                r = find_volume(s, p, snapshot_kind_of(c), reterr);
+                r = find_volume(s, p, source_snapshot_kind(c), reterr);
                 if (r >= 0)
                         r = identify_path(s, p, reterr);
                 if (r < 0) {

@@ -97,6 +97,9 @@ typedef struct Source {
 int source_open(Work *w, json_object *services, Source *ret, Failure *reterr);
 void source_done(Source *s);
 
+/* Snapshot= of a service as the providers name it. */
+SnapshotKind source_snapshot_kind(const ConfigService *c);
+
 /*
  * Looks through the live trees for databases and counts what is there: nothing is locked, no
  * content is read but the first bytes of what may be a database. A nested subvolume refuses the

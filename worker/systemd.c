@@ -261,14 +261,55 @@ int systemd_get_u64(Systemd *s,
         return r < 0 ? refuse(reterr, r, NULL, unit) : 0;
 }
 
-static int append_calendar(char **text, const char *expression) {
-        char *longer = text_printf("%s%s%s", *text ?: "", *text ? "; " : "", expression);
+int systemd_get_bool(Systemd *s,
+                     const char *unit,
+                     const char *interface,
+                     const char *property,
+                     bool *ret,
+                     Failure *reterr) {
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        int on, r = get(s, unit, interface, property, "b", &reply, reterr);
+
+        if (r < 0)
+                return r;
+        r = sd_bus_message_read(reply, "b", &on);
+        if (r < 0)
+                return refuse(reterr, r, NULL, unit);
+        *ret = on;
+        return 0;
+}
+
+static int append(char **text, const char *between, const char *more) {
+        char *longer = text_printf("%s%s%s", *text ?: "", *text ? between : "", more);
 
         if (!longer)
                 return -ENOMEM;
         free(*text);
         *text = longer;
         return 0;
+}
+
+int systemd_get_list(Systemd *s,
+                     const char *unit,
+                     const char *interface,
+                     const char *property,
+                     char **ret,
+                     Failure *reterr) {
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        _cleanup_free_ char *text = NULL;
+        const char *item;
+        int r = get(s, unit, interface, property, "as", &reply, reterr);
+
+        if (r < 0)
+                return r;
+        r = sd_bus_message_enter_container(reply, 'a', "s");
+        while (r > 0 && (r = sd_bus_message_read(reply, "s", &item)) > 0)
+                if (append(&text, " ", item) < 0)
+                        return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+        if (r < 0)
+                return refuse(reterr, r, NULL, unit);
+        *ret = text ? TAKE_PTR(text) : strdup("");
+        return *ret ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
 }
 
 int systemd_get_calendar(Systemd *s, const char *timer, char **ret, Failure *reterr) {
@@ -282,7 +323,7 @@ int systemd_get_calendar(Systemd *s, const char *timer, char **ret, Failure *ret
                 return r;
         r = sd_bus_message_enter_container(reply, 'a', "(sst)");
         while (r > 0 && (r = sd_bus_message_read(reply, "(sst)", &base, &expression, &next)) > 0)
-                if (append_calendar(&text, expression) < 0)
+                if (append(&text, "; ", expression) < 0)
                         return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
         if (r < 0)
                 return refuse(reterr, r, NULL, timer);

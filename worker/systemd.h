@@ -66,5 +66,20 @@ int systemd_get_u64(Systemd *s,
                     uint64_t *ret,
                     Failure *reterr);
 
+int systemd_get_bool(Systemd *s,
+                     const char *unit,
+                     const char *interface,
+                     const char *property,
+                     bool *ret,
+                     Failure *reterr);
+
+/* A list of texts, joined by blanks. Owned. */
+int systemd_get_list(Systemd *s,
+                     const char *unit,
+                     const char *interface,
+                     const char *property,
+                     char **ret,
+                     Failure *reterr);
+
 /* The calendar expressions of a timer, joined with "; ". Owned. */
 int systemd_get_calendar(Systemd *s, const char *timer, char **ret, Failure *reterr);

@@ -37,7 +37,7 @@ MEMBERS = {
     "ConfirmRestore": ("s", "o"), "VerifyBackup": ("sa{sv}", "o"), "OpenBackup": ("sa{sv}", "ho"),
     "ListFiles": ("sssa{sv}", "ho"), "DiffBackups": ("ssa{sv}", "ho"), "Prune": ("a{sv}", "o"),
     "SetSchedule": ("sa{sv}", ""), "GetSchedule": ("s", "a{sv}"), "ListSchedules": ("a{sv}", "aa{sv}"),
-    "ImportBackup": ("hsa{sv}", "so"), "GetRepository": ("a{sv}", "a{sv}"), "DeleteSchedule": ("s", ""), "RunSchedule": ("s", "so"), "ListJobs": ("a{sv}", "aa{sv}"),
+    "ImportBackup": ("hsa{sv}", "so"), "GetRepository": ("a{sv}", "a{sv}"), "Diagnose": ("a{sv}", "a{sv}"), "DeleteSchedule": ("s", ""), "RunSchedule": ("s", "so"), "ListJobs": ("a{sv}", "aa{sv}"),
     "GetJob": ("u", "a{sv}"), "ExportRecoveryKey": ("a{sv}", "h"), "ProveRecoveryKey": ("h", ""),
     "ForgetPrivateKey": ("a{sv}", ""), "GetStatus": ("a{sv}", "a{sv}"), "Reload": ("", ""),
 }

@@ -27,8 +27,7 @@ from fakeagent import Refusal
 
 ID = "0123abcd-0000-4000-8000-00000000000%d"
 VERBS = ("create list show restore restores rollback confirm verify delete pin unpin prune jobs cancel status "
-         "monitor files diff export import key repository schedule").split()
-LATER = "doctor".split()
+         "monitor files diff export import key repository schedule doctor").split()
 
 # Design: D-Bus error name to exit code of the program.
 ERROR_EXITS = {
@@ -170,7 +169,6 @@ def test_version(shell):
     ["create", "full", "--compression-level=x"], ["list", "--limit", "0"], ["list", "--limit", "501"],
     ["list", "--page", "0"], ["create", "full", "--include-files=perhaps"], ["create", "-n", "full"],
     ["restore", "--yes"], ["cancel"], ["restore", "latest", "--name", "x"],
-] + [[v] for v in LATER] + [
     ["export", "latest", "-o", "x", "--path", "a", "--path", "b"], ["key"], ["key", "prove"],
     ["key", "nonsense"], ["schedule", "set"], ["schedule", "nonsense"], ["schedule", "list", "x"],
     ["schedule", "set", "a", "--retention-days", "0"], ["key", "forget-private", "x"], ["diff", "latest"], ["files"],

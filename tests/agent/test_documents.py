@@ -49,7 +49,8 @@ def test_commands(site, path, tmp_path):
         line = line.replace("/tmp/out", os.path.join(site.directory, "out-%s-%d" % (os.path.basename(path), number)))
         done = subprocess.run(["bash", "-c", "set -o pipefail\n" + line], stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, timeout=60, env=environment, cwd=tmp_path)
-        assert done.returncode == 0, "%s: %s\n%s%s" % (path, line, done.stdout, done.stderr)
+        # Without systemd nothing runs by itself, and the doctor says so.
+        assert done.returncode in ((0, 3) if "doctor" in line else (0,)), "%s: %s\n%s%s" % (path, line, done.stdout, done.stderr)
 
 
 def check_config(site, tmp_path):

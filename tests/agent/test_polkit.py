@@ -51,6 +51,7 @@ MATRIX = {
     "ExportRecoveryKey": ("manage-keys", "a{sv}", [{"x": ["b", True]}]),
     "ProveRecoveryKey": ("manage-keys", None, None),
     "ForgetPrivateKey": ("manage-keys", "a{sv}", [{"x": ["b", True]}]),
+    "Diagnose": ("verify", "a{sv}", [{}]),
     "GetStatus": ("list", "a{sv}", [{}]),
     "Reload": ("manage-configuration", "", []),
     "GetRepository": ("list", "a{sv}", [{}]),
