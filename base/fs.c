@@ -99,7 +99,7 @@ int fs_write_atomic(int dirfd, const char *name, const void *data, size_t n, mod
         fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
         if (fd < 0)
                 return -errno;
-        r = fd_write_full(fd, data, n);
+        r = fchmod(fd, mode) < 0 ? -errno : fd_write_full(fd, data, n); /* as above */
         if (r >= 0)
                 r = fs_sync(fd);
         if (r >= 0 && renameat(dirfd, tmp, dirfd, name) < 0)

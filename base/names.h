@@ -35,6 +35,10 @@
 #define HP_DEFAULT_UNIT_DIR      "/etc/systemd/system"
 #define HP_DEFAULT_AGENT_USER    "holdpoint"
 
+/* Where units of a restore are kept down: both are gone after a reboot. */
+#define HP_RUNTIME_UNIT_DIR "/run/systemd/system"
+#define HP_HELD_DIR         "/run/holdpoint-held"
+
 #define HP_WORKER_PROGRAM "holdpoint-worker"
 #define HP_SQLITE_PROGRAM "holdpoint-sqlite"
 #define HP_LVM_PROGRAM    "holdpoint-lvm"

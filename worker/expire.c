@@ -20,7 +20,7 @@ typedef struct Expire {
 static bool is_expired(Work *w, const Intent *i) {
         uint64_t now = clock_realtime_usec(), keep = w->config->keep_old_days * USEC_PER_DAY;
 
-        return (i->state == INTENT_ACTIVE || i->state == INTENT_ROLLED_BACK) &&
+        return (i->state == INTENT_ACTIVE || i->state == INTENT_ROLLED_BACK) && !i->reverting &&
                i->completed_usec > 0 && i->completed_usec <= now && now - i->completed_usec > keep;
 }
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/step.h"
 #include "base/text.h"
+#include "worker/cutover.h"
 #include "worker/intent-log.h"
 #include "worker/state.h"
 #include "worker/swap.h"
@@ -28,6 +29,14 @@ static void free_strings(char **items, size_t n) {
         free(items);
 }
 
+void intent_clear_units(Intent *i) {
+        for (size_t k = 0; k < i->n_units; k++)
+                free(i->units[k].name);
+        free(i->units);
+        i->units = NULL;
+        i->n_units = 0;
+}
+
 void intent_done(Intent *i) {
         for (size_t k = 0; k < i->n_paths; k++) {
                 IntentPath *p = &i->paths[k];
@@ -40,6 +49,7 @@ void intent_done(Intent *i) {
                 free_strings(p->excludes, p->n_excludes);
         }
         free(i->paths);
+        intent_clear_units(i);
         free(i->error);
         json_object_put(i->services);
         *i = INTENT_INIT;
@@ -60,6 +70,20 @@ static int add_string(char ***items, size_t *n, const char *s) {
 
 int intent_add_move(IntentPath *p, const char *relative) {
         return add_string(&p->moves, &p->n_moves, relative);
+}
+
+int intent_add_unit(Intent *i, const char *name, bool active) {
+        IntentUnit *grown;
+
+        for (size_t k = 0; k < i->n_units; k++)
+                if (strcmp(i->units[k].name, name) == 0)
+                        return 0;
+        grown = realloc(i->units, (i->n_units + 1) * sizeof(*grown));
+        if (!grown)
+                return -ENOMEM;
+        i->units = grown;
+        grown[i->n_units] = (IntentUnit){ .name = strdup(name), .active = active };
+        return grown[i->n_units++].name ? 0 : -ENOMEM;
 }
 
 int intent_add_path(Intent *i,
@@ -116,6 +140,34 @@ static json_object *path_json(const IntentPath *p) {
         return TAKE_PTR(o);
 }
 
+static json_object *unit_json(const IntentUnit *u) {
+        _cleanup_json_ json_object *o = json_object_new_object();
+
+        if (!o || json_put_string(o, "name", u->name) < 0 ||
+            json_put_bool(o, "active", u->active) < 0)
+                return NULL;
+        return TAKE_PTR(o);
+}
+
+static int put_units(json_object *o, const Intent *i) {
+        json_object *units = json_object_new_array();
+
+        if (json_put(o, "units", units) < 0 || json_put_bool(o, "held", i->held) < 0 ||
+            json_put_u64(o, "down_since_usec", i->down_since_usec) < 0 ||
+            json_put_bool(o, "reverting", i->reverting) < 0 ||
+            json_put_string(o, "back_to", state_names[i->back_to]) < 0)
+                return -ENOMEM;
+        for (size_t k = 0; k < i->n_units; k++) {
+                json_object *u = unit_json(&i->units[k]);
+
+                if (!u || json_object_array_add(units, u) < 0) {
+                        json_object_put(u);
+                        return -ENOMEM;
+                }
+        }
+        return 0;
+}
+
 static json_object *intent_json(const Intent *i) {
         _cleanup_json_ json_object *o = json_object_new_object();
         json_object *paths = json_object_new_array();
@@ -133,7 +185,7 @@ static json_object *intent_json(const Intent *i) {
             json_put_u64(o, "completed_usec", i->completed_usec) < 0 ||
             json_put_u64(o, "units_down_usec", i->units_down_usec) < 0 ||
             json_put_u64(o, "swap_usec", i->swap_usec) < 0 ||
-            json_put_path(o, "error", i->error ? i->error : "") < 0)
+            json_put_path(o, "error", i->error ? i->error : "") < 0 || put_units(o, i) < 0)
                 return NULL;
         for (size_t k = 0; k < i->n_paths; k++) {
                 json_object *p = path_json(&i->paths[k]);
@@ -204,6 +256,30 @@ static int read_path(Intent *i, json_object *o) {
         return 0;
 }
 
+/* Intents written before units were stopped have none. */
+static int read_units(Intent *i, json_object *o) {
+        json_object *units;
+        int r = json_get_array(o, "units", &units);
+
+        if (r == -ENOENT)
+                return 0;
+        if (r < 0 || json_get_bool(o, "held", &i->held) < 0 ||
+            json_get_u64(o, "down_since_usec", &i->down_since_usec) < 0 ||
+            json_get_bool(o, "reverting", &i->reverting) < 0 ||
+            read_state(o, "back_to", &i->back_to) < 0)
+                return -EINVAL;
+        for (size_t k = 0; k < json_object_array_length(units); k++) {
+                json_object *u = json_object_array_get_idx(units, k);
+                const char *name;
+                bool active;
+
+                if (json_get_string(u, "name", &name) < 0 || strchr(name, '/') ||
+                    json_get_bool(u, "active", &active) < 0 || intent_add_unit(i, name, active) < 0)
+                        return -EINVAL;
+        }
+        return 0;
+}
+
 static int read_intent(json_object *o, Intent *i) {
         const char *restore_id, *backup_id, *from, *method;
         json_object *services, *paths;
@@ -221,7 +297,7 @@ static int read_intent(json_object *o, Intent *i) {
             json_get_u64(o, "completed_usec", &i->completed_usec) < 0 ||
             json_get_u64(o, "units_down_usec", &i->units_down_usec) < 0 ||
             json_get_u64(o, "swap_usec", &i->swap_usec) < 0 ||
-            json_get_path(o, "error", &i->error) < 0)
+            json_get_path(o, "error", &i->error) < 0 || read_units(i, o) < 0)
                 return -EINVAL;
         (void) snprintf(i->restore_id, sizeof(i->restore_id), "%s", restore_id);
         (void) snprintf(i->backup_id, sizeof(i->backup_id), "%s", backup_id);
@@ -240,6 +316,9 @@ json_object *intent_row(const Intent *i) {
         /* To others a confirmation that is not through did not happen yet: it can be repeated. */
         IntentState shown = i->state == INTENT_CONFIRMING ? i->before : i->state;
 
+        /* Neither is a swap over before its units run. */
+        if ((i->held || i->reverting) && i->state != INTENT_STAGING)
+                shown = INTENT_SWAPPING;
         clock_format(i->created_usec, created);
         clock_format(i->completed_usec, completed);
         if (!o || json_put_string(o, "restore_id", i->restore_id) < 0 ||
@@ -481,12 +560,12 @@ int intent_check_settled(Work *w, const char *service, Failure *reterr) {
 static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
         Work *w = userdata;
         Intent i = INTENT_INIT;
-        Failure f = FAILURE_INIT;
+        Failure f = FAILURE_INIT, units = FAILURE_INIT;
         ServiceLocks locks = { 0 };
         int r;
 
         if (listed->state != INTENT_STAGING && listed->state != INTENT_SWAPPING &&
-            listed->state != INTENT_CONFIRMING)
+            listed->state != INTENT_CONFIRMING && !cutover_is_open(listed))
                 return 0;
         r = state_lock_services(w, listed->services, 0, &locks, &f);
         /* Under its locks nobody changes it: what counts is what it says now. */
@@ -495,6 +574,8 @@ static int recover_one(void *userdata, Intent *listed, Failure *reterr) {
         if (r >= 0) {
                 step("recover");
                 r = swap_recover(w, &i, &f);
+                if (cutover_is_open(&i) && cutover_recover(w, &i, &units) < 0)
+                        r = fail_set(&f, units.code, units.errnum, "%s", units.text);
                 work_stream(w, "restore", "restore", intent_row(&i));
         }
         service_locks_done(&locks);

@@ -35,6 +35,12 @@ typedef struct IntentPath {
         size_t n_excludes;
 } IntentPath;
 
+/* Stands for all units of the services of a restore, in the order of the configuration. */
+typedef struct IntentUnit {
+        char *name;  /* systemd's own, no alias */
+        bool active; /* before the swap: these alone are started again */
+} IntentUnit;
+
 typedef struct Intent {
         char restore_id[40], backup_id[40];
         char from[8];              /* "hot" or "local" */
@@ -46,6 +52,13 @@ typedef struct Intent {
         char *error; /* INTENT_FAILED: why */
         IntentPath *paths;
         size_t n_paths;
+
+        IntentUnit *units;
+        size_t n_units;
+        bool held;                /* the units are, or may be, kept from starting */
+        uint64_t down_since_usec; /* monotonic, of this boot; 0: nothing was running */
+        bool reverting;           /* the units failed on what was brought: it goes back… */
+        IntentState back_to;      /* …to this state, STAGING: to what was before the restore */
 } Intent;
 
 #define INTENT_INIT ((Intent){ .state = INTENT_STAGING })
@@ -59,6 +72,10 @@ int intent_add_path(Intent *i,
                     const char *path,
                     IntentPath **ret);
 int intent_add_move(IntentPath *p, const char *relative);
+
+/* One more unit, its name copied; one that is there already is left alone. */
+int intent_add_unit(Intent *i, const char *name, bool active);
+void intent_clear_units(Intent *i);
 
 /* Writes it, durable on return. */
 int intent_save(Work *w, const Intent *i, Failure *reterr);

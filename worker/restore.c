@@ -18,7 +18,6 @@
 #include "worker/hot.h"
 #include "worker/open-repo.h"
 #include "worker/swap.h"
-#include "worker/units.h"
 
 #define CHECK_TIMEOUT_USEC (1800 * USEC_PER_SEC)
 #define LACKING_MAX        100
@@ -261,9 +260,6 @@ int restore_check_target(const Restore *r, const SelectionItem *item, Failure *r
                         reterr, FAIL_NOT_RESTORABLE, ENOENT,
                         "service '%s' is not configured any more; restore it aside with --into",
                         item->service);
-        e = units_check(c, reterr);
-        if (e < 0)
-                return e;
         if (!is_configured(c, configured))
                 return fail_set(reterr, FAIL_NOT_RESTORABLE, ENOENT,
                                 "%s is not a Path= of service %s any more; restore it aside with "

@@ -18,6 +18,7 @@
 #include "worker/restore.h"
 #include "worker/run.h"
 #include "worker/swap.h"
+#include "worker/units.h"
 
 #define PLAN_ROWS_MAX    200 /* told; all are counted */
 #define PLAN_HOLDERS_MAX 20
@@ -392,6 +393,8 @@ static int look_everything_up(Plan *p, Failure *reterr) {
                 r = note(p, restore_check_partial(q, &f), &f, reterr);
         if (r >= 0)
                 r = check_settled(p, reterr);
+        if (r >= 0)
+                r = note(p, units_check(q->work, q->selection.services, &f), &f, reterr);
         if (r >= 0)
                 r = add_units(p, reterr);
         for (size_t i = 0; r >= 0 && i < q->selection.n; i++) {

@@ -15,12 +15,14 @@
 #include "base/log.h"
 #include "base/step.h"
 #include "base/text.h"
+#include "worker/cutover.h"
 #include "worker/open-repo.h"
 #include "worker/prove.h"
 #include "worker/request-fds.h"
 #include "worker/restore.h"
 #include "worker/run.h"
 #include "worker/swap.h"
+#include "worker/units.h"
 
 /* ---- by swap ---- */
 
@@ -157,7 +159,7 @@ static void abandon(Restore *r, const Failure *why) {
 
 static int restore_by_swap(Restore *r, Failure *reterr) {
         Work *w = r->work;
-        int e = 0;
+        int e = units_check(w, r->selection.services, reterr);
 
         (void) snprintf(r->intent.restore_id, sizeof(r->intent.restore_id), "%s", r->restore_id);
         (void) snprintf(r->intent.backup_id, sizeof(r->intent.backup_id), "%s", r->backup_id);
@@ -177,10 +179,8 @@ static int restore_by_swap(Restore *r, Failure *reterr) {
         work_stream(w, "restore", "restore", intent_row(&r->intent));
         step("staging-intent");
         e = stage_all(r, reterr);
-        if (e >= 0) {
-                work_phase(w, "swap");
-                e = swap_run(w, &r->intent, true, reterr);
-        }
+        if (e >= 0)
+                e = cutover_run(w, &r->intent, true, reterr);
         if (e < 0)
                 abandon(r, reterr);
         work_stream(w, "restore", "restore", intent_row(&r->intent));

@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "worker/cutover.h"
 #include "worker/open-repo.h"
 #include "worker/run.h"
 #include "worker/state.h"
@@ -51,18 +52,6 @@ static int open_restore(Kept *k, IntentState *ret_was, Failure *reterr) {
         return intent_load(k->work, k->restore_id, &k->intent, reterr);
 }
 
-static int check_units(const Kept *k, Failure *reterr) {
-        int e = 0;
-
-        for (size_t i = 0; e >= 0 && i < k->intent.n_paths; i++) {
-                const ConfigService *c =
-                        config_service(k->work->config, k->intent.paths[i].service);
-
-                e = c ? units_check(c, reterr) : 0;
-        }
-        return e;
-}
-
 static json_object *state_summary(const Kept *k) {
         _cleanup_json_ json_object *row = intent_row(&k->intent), *o = json_object_new_object();
         const char *state;
@@ -70,7 +59,8 @@ static json_object *state_summary(const Kept *k) {
         if (!row || !o || json_get_string(row, "state", &state) < 0 ||
             json_put_string(o, "restore_id", k->restore_id) < 0 ||
             json_put_string(o, "state", state) < 0 ||
-            json_put_u64(o, "swap_usec", k->intent.swap_usec) < 0)
+            json_put_u64(o, "swap_usec", k->intent.swap_usec) < 0 ||
+            json_put_u64(o, "units_down_usec", k->intent.units_down_usec) < 0)
                 return NULL;
         return TAKE_PTR(o);
 }
@@ -90,12 +80,11 @@ int run_rollback(Work *w, const char **ret_result, json_object **ret_summary, Fa
                         "restore %s is not the newest of its services; roll back the newer one "
                         "first",
                         k.restore_id);
-        e = check_units(&k, reterr);
+        e = units_check(w, k.intent.services, reterr);
         if (e < 0)
                 return e;
         work_accepted(w);
-        work_phase(w, "swap");
-        e = swap_run(w, &k.intent, k.intent.state == INTENT_ROLLED_BACK, reterr);
+        e = cutover_run(w, &k.intent, k.intent.state == INTENT_ROLLED_BACK, reterr);
         work_stream(w, "restore", "restore", intent_row(&k.intent));
         *ret_summary = state_summary(&k);
         return e;

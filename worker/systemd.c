@@ -102,16 +102,6 @@ int systemd_enable(Systemd *s, const char *unit, bool enable, Failure *reterr) {
         return r < 0 ? refuse(reterr, r, &error, unit) : 0;
 }
 
-int systemd_mask(Systemd *s, const char *unit, bool mask, Failure *reterr) {
-        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
-        int r = mask ? sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "MaskUnitFiles", &error,
-                                          NULL, "asbb", 1, unit, 1, 1)
-                     : sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "UnmaskUnitFiles", &error,
-                                          NULL, "asb", 1, unit, 1);
-
-        return r < 0 ? refuse(reterr, r, &error, unit) : 0;
-}
-
 static int begin_job(Systemd *s, SystemdAction action, const char *unit, Failure *reterr) {
         static const char *const methods[] = { [SYSTEMD_START] = "StartUnit",
                                                [SYSTEMD_STOP] = "StopUnit",
@@ -180,14 +170,20 @@ int systemd_run(Systemd *s,
                         "systemd: %s: %s; 'systemctl status %s' says more", unit, s->result, unit);
 }
 
-void systemd_forget(Systemd *s, const char *unit) {
+void systemd_reset_failed(Systemd *s, const char *unit) {
         _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
 
-        /* A unit that never ran has nothing to forget, and one without a file cannot be cleaned. */
+        /* A unit that never ran has nothing to forget. */
         if (sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "ResetFailedUnit", &error, NULL, "s",
                                unit) < 0)
                 log_debug("%s: %s", unit, error.message ?: "");
-        sd_bus_error_free(&error);
+}
+
+void systemd_forget(Systemd *s, const char *unit) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+
+        systemd_reset_failed(s, unit);
+        /* A unit without a file cannot be cleaned. */
         if (sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "CleanUnit", &error, NULL, "sas", unit,
                                1, "state") < 0)
                 log_debug("%s: %s", unit, error.message ?: "");

@@ -43,8 +43,8 @@ int systemd_run(Systemd *s,
                 void *userdata,
                 Failure *reterr);
 
-/* Masks units for this boot (nobody starts them), or takes that back. */
-int systemd_mask(Systemd *s, const char *unit, bool mask, Failure *reterr);
+/* Forgets that a unit failed, and how often it was started lately. */
+void systemd_reset_failed(Systemd *s, const char *unit);
 
 /* "systemctl clean --what=state", and its failed state forgotten. What is not there is fine. */
 void systemd_forget(Systemd *s, const char *unit);

@@ -39,6 +39,8 @@ bool work_interrupted(void *work) {
         Work *w = work;
         uint64_t now;
 
+        if (w->committed)
+                return false;
         if (w->canceled || w->socket < 0)
                 return w->canceled;
         now = clock_monotonic_usec();

@@ -21,7 +21,8 @@ typedef struct Work {
         Config *config;
         int state_fd; /* the worker's state directory */
 
-        bool canceled; /* sticky */
+        bool canceled;  /* sticky */
+        bool committed; /* what is being done must come to its end: nothing interrupts it */
         /* Called twice a second while not NULL. What it fails with becomes `trouble`, and stops the
          * job as a cancel does. */
         int (*watch)(void *userdata, Failure *reterr);
@@ -39,8 +40,8 @@ typedef struct Work {
 #define WORK_STALL_USEC (60 * USEC_PER_SEC)
 void work_set_socket(Work *w, int socket, uint64_t stall_usec);
 
-/* True once the agent said `cancel` or hung up. Cheap: looks at the socket a hundred times a
- * second. */
+/* True once the agent said `cancel` or hung up, unless `committed`. Cheap: looks at the socket a
+ * hundred times a second. */
 bool work_interrupted(void *work);
 
 /* -ECANCELED with FAIL_CANCELED if interrupted, else 0: for use between steps. */
