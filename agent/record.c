@@ -57,6 +57,7 @@ const RecordField record_restore_fields[] = {
         { "created_at", RECORD_STRING, FORM_TIME, 31 },
         { "completed_at", RECORD_STRING, FORM_TIME, 31 },
         { "units_down_usec", RECORD_NUMBER, FORM_TEXT, 0 },
+        { "error", RECORD_STRING, FORM_TEXT, 8192 },
 };
 const size_t record_n_restore_fields = ELEMENTSOF(record_restore_fields);
 

@@ -3,7 +3,7 @@
 /*
  * What keeps the units of a restore from being started, by whomever, while its data may be a mix: a
  * drop-in in /run for each, which wants that a flag of the restore is not there. All of it is gone
- * after a reboot. docs/adr/0012-units.md says why no unit is masked.
+ * after a reboot. docs/adr/0014-units.md says why no unit is masked.
  */
 
 #include "worker/intent.h"

@@ -493,7 +493,7 @@ def test_restore(rig, bus):
     raw = bus.call("ListRestores", "a{sv}", [{}], raw=True).body[0][0]
     assert {k: v.signature for k, v in raw.items()} == {
         "restore_id": "s", "backup_id": "s", "services": "as", "state": "s", "created_at": "s", "completed_at": "s",
-        "units_down_usec": "t"}
+        "units_down_usec": "t", "error": "s"}
     assert raw["state"].value == "active" and raw["units_down_usec"].value == 77
     rig.workers.handlers["rollback"] = lambda w: (
         w.send("restore", restore=restore_row(w, "rolled_back", backup_id=backup)), w.result())
