@@ -41,6 +41,8 @@
         X(MESSAGE_RESTORE_CONFIRMED, "0562fde9d046420fa35cb5ad4c85a650", LOG_NOTICE)               \
         X(MESSAGE_RESTORE_FAILED, "9861196424ee497bb7483d389a198e82", LOG_WARNING)                 \
         X(MESSAGE_RESTORE_RECOVERED, "2379462cec4448efb4bb2fd4c527794a", LOG_NOTICE)               \
+        X(MESSAGE_RESTORE_GOES_BACK, "911a647c7fd64c2bb88a475c673a4419", LOG_WARNING)              \
+        X(MESSAGE_RESTORE_UNITS_DOWN, "06fc07b141cc4bee9d0ee1561683859a", LOG_WARNING)             \
         X(MESSAGE_RESTORE_NEEDS_ATTENTION, "9f134b2218d24c5eb89eb6401dd6f47e", LOG_CRIT)           \
         /* keys */                                                                                 \
         X(MESSAGE_RECOVERY_KEY_UNPROVEN, "7aaa277d708a48b9bc435b8bd9e55d42", LOG_WARNING)          \

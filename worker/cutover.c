@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/step.h"
+#include "worker/intent-log.h"
 #include "worker/swap.h"
 #include "worker/unit-hold.h"
 #include "worker/units.h"
@@ -97,8 +98,7 @@ static int give_up(Units *u, IntentState before, uint64_t down_since_usec, Failu
         Failure f = FAILURE_INIT;
         int r;
 
-        log_warning("restore %s: %s; what was there before comes back", i->restore_id,
-                    reterr->text);
+        intent_log_goes_back(i, reterr);
         free(i->error);
         i->error = strdup(reterr->text); /* without it the row does not say why */
         i->reverting = true;
@@ -175,8 +175,7 @@ static int keep_down(Intent *i, Failure *reterr) {
         if (r >= 0)
                 r = unit_hold_reload_early(reterr);
         if (r >= 0)
-                log_warning("restore %s: its units are kept from starting until its data is whole",
-                            i->restore_id);
+                intent_log_units_down(i);
         return r;
 }
 

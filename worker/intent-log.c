@@ -71,6 +71,23 @@ void intent_log_recovered(const Intent *i, const char *what) {
         log_message(MESSAGE_RESTORE_RECOVERED, &f, "restore %s: %s", i->restore_id, what);
 }
 
+void intent_log_goes_back(const Intent *i, const Failure *why) {
+        const Names names = names_of(i);
+        const LogFields f = fields(i, &names);
+
+        log_message(MESSAGE_RESTORE_GOES_BACK, &f,
+                    "restore %s: %s; what was there before comes back", i->restore_id, why->text);
+}
+
+void intent_log_units_down(const Intent *i) {
+        const Names names = names_of(i);
+        const LogFields f = fields(i, &names);
+
+        log_message(MESSAGE_RESTORE_UNITS_DOWN, &f,
+                    "restore %s: its units are kept from starting until its data is whole",
+                    i->restore_id);
+}
+
 void intent_log_attention(const Intent *i, const Failure *why) {
         const Names names = names_of(i);
         LogFields f = fields(i, &names);
