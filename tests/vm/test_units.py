@@ -232,6 +232,8 @@ def test_power_cut_between_stop_and_start(guest):
         mkdir /srv/b
         application /srv/b 100
         echo Path=/srv/b >>/etc/holdpoint/services.d/app.conf
+        sqlite3 -cmd '.timeout 5000' /srv/app/app.db "with recursive n(i) as (select 11 union all select i+1 from n where i<100)
+                insert into t select i, 'x' from n"
         holdpoint create app
         systemctl enable --quiet app holdpointd
         mkdir /etc/systemd/system/app.service.d
