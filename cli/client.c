@@ -19,8 +19,7 @@
  * shorter, the state itself is always asked for.
  */
 
-#define CLIENT_TIMEOUT_USEC (120 * USEC_PER_SEC) /* plans are answered when their worker ends */
-#define CLIENT_PATIENT_USEC (UINT64_C(3600) * USEC_PER_SEC)
+#define CLIENT_TIMEOUT_USEC (120 * USEC_PER_SEC) /* a person may be asked for a password */
 #define CLIENT_EVENTS_MAX   256
 #define SYSTEMD             "org.freedesktop.systemd1"
 #define CLIENT_DEPTH_MAX    16
@@ -290,6 +289,23 @@ static int keep_fd(sd_bus_message *reply, int *ret) {
         return *ret < 0 ? -errno : sd_bus_message_rewind(reply, true);
 }
 
+/*
+ * Answered when a worker has ended, and that may have to wait for a backup of many hours first.
+ * Whoever does not want to wait ends the program; an agent that goes away ends the call.
+ */
+static bool is_held(const char *method) {
+        static const char *const held[] = {
+                "PinBackup",        "PlanRestore",      "GetRepository",  "SetSchedule",
+                "GetSchedule",      "ListSchedules",    "DeleteSchedule", "ExportRecoveryKey",
+                "ProveRecoveryKey", "ForgetPrivateKey", "Diagnose",
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(held); i++)
+                if (strcmp(method, held[i]) == 0)
+                        return true;
+        return false;
+}
+
 int client_call(Client *c, const ClientCall *call, json_object **ret, CliError *error) {
         __attribute__((cleanup(sd_bus_message_unrefp))) sd_bus_message *m = NULL, *reply = NULL;
         __attribute__((cleanup(sd_bus_error_free))) sd_bus_error e = SD_BUS_ERROR_NULL;
@@ -311,7 +327,7 @@ int client_call(Client *c, const ClientCall *call, json_object **ret, CliError *
                                  call->method);
         if (r < 0)
                 return refuse(error, r, NULL, call->method);
-        r = sd_bus_call(c->bus, m, call->patient ? CLIENT_PATIENT_USEC : 0, &e, &reply);
+        r = sd_bus_call(c->bus, m, is_held(call->method) ? UINT64_MAX : 0, &e, &reply);
         if (r < 0)
                 return refuse(error, r, &e, call->method);
         if (call->ret_fd)

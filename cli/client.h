@@ -30,8 +30,7 @@ typedef struct ClientCall {
                 *options; /* borrowed; string s, bool b, integer u, array of strings as; NULL: {} */
         ClientFd fds[CLIENT_FDS_MAX];
         size_t n_fds;
-        bool patient; /* the answer needs a walk through all data: an hour */
-        int *ret_fd;  /* for the descriptor that comes back first; owned by the caller, -1 before */
+        int *ret_fd; /* for the descriptor that comes back first; owned by the caller, -1 before */
 } ClientCall;
 
 typedef enum ClientWake {

@@ -101,7 +101,7 @@ static int exit_code(json_object *report) {
 }
 
 int verb_doctor(Cli *cli) {
-        ClientCall call = { .method = "Diagnose", .has_options = true, .patient = true };
+        ClientCall call = { .method = "Diagnose", .has_options = true };
         _cleanup_json_ json_object *reply = NULL, *alone = NULL;
         json_object *report;
         bool reached = true;
