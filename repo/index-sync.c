@@ -203,6 +203,7 @@ static int take_in(Sync *s, const uint8_t uuid[UUID_SIZE], bool doubtful, Failur
                 r = pack_info_verify(s->repo, &info, NULL, NULL, &why);
         if (r >= 0)
                 r = add_rows(s->repo, &info, &why);
+        s->repo->corrections.taken += r >= 0;
         pack_info_done(&info);
         if (r == -ENOENT || why.code == FAIL_INTEGRITY_FAILURE) {
                 log_debug("not taken into the index: %s", why.text);
@@ -218,6 +219,7 @@ static int drop_rows(Sync *s, Failure *reterr) {
         int r = 0;
 
         if (s->vanished || (!s->rows && s->disk.size > 0)) {
+                s->repo->corrections.begun_anew |= s->vanished;
                 r = index_clear(s->repo->index, reterr);
                 if (s->seen.size > 0)
                         for (size_t i = 0; i < s->seen.size; i++)
@@ -229,6 +231,7 @@ static int drop_rows(Sync *s, Failure *reterr) {
                 memcpy(&no, s->gone.data + i, sizeof(no));
                 r = index_pack_remove(s->repo->index, no, reterr);
         }
+        s->repo->corrections.forgotten += s->gone.size / sizeof(no);
         if (r >= 0 && s->gone.size > 0)
                 r = index_sweep(s->repo->index, reterr);
         return r;

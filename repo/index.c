@@ -20,8 +20,6 @@
 #include "sql/db.h"
 #include "sql/migrate.h"
 
-#define INDEX_NAME "index.db"
-
 static const Migration index_migrations[] = {
         { 1, "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
              "CREATE TABLE packs ("
@@ -71,6 +69,8 @@ struct Index {
         Db *db;
         DbStmt *q[Q_N];
         int state_fd;
+        int seal;
+        const char *note;
         bool damaged;
         Buf suspects; /* u64 numbers of packs that are read, but not relied on */
 };
@@ -144,16 +144,41 @@ static void close_db(Index *x) {
         db_close(TAKE_PTR(x->db));
 }
 
+/*
+ * Nobody else has it open. A look through it would find torn pages, not rows that say something
+ * else: what another hand has touched, even by putting a copy back, is not believed.
+ */
+static void prepare_files(Index *x) {
+        switch (index_seal_judge(x->seal, x->state_fd)) {
+        case INDEX_SEAL_WHOLE:
+                return;
+        case INDEX_SEAL_ABSENT:
+                x->note = "there was none";
+                break;
+        case INDEX_SEAL_CHANGED:
+                x->note = "it is not as it was left";
+                break;
+        }
+        remove_files(x->state_fd);
+}
+
 int index_open(int state_fd, const uint8_t repository[UUID_SIZE], Index **ret, Failure *reterr) {
         _cleanup_(index_closep) Index *x = calloc(1, sizeof(*x));
         Failure ignored = FAILURE_INIT;
+        bool alone = false;
         int r;
 
         if (!x)
                 return -ENOMEM;
         x->state_fd = state_fd;
+        x->seal = index_seal_open(state_fd, &alone);
+        if (x->seal < 0)
+                return fail_errno(reterr, FAIL_INTERNAL, -x->seal, "the index cannot be opened");
+        if (alone)
+                prepare_files(x);
         r = try_open(state_fd, repository, x, &ignored);
         if (r == 0) {
+                x->note = "it was damaged, or another repository's";
                 close_db(x);
                 remove_files(state_fd);
                 ignored = FAILURE_INIT;
@@ -167,6 +192,10 @@ int index_open(int state_fd, const uint8_t repository[UUID_SIZE], Index **ret, F
                 fail_prefix(reterr, "the worker's index of the repository");
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "the index cannot be opened");
         }
+        if (alone) {
+                index_seal_put(x->seal, state_fd);
+                index_seal_share(x->seal);
+        }
         *ret = TAKE_PTR(x);
         return 0;
 }
@@ -179,8 +208,15 @@ void index_close(Index *x) {
         close_db(x);
         if (x->damaged)
                 remove_files(x->state_fd);
+        if (x->seal >= 0)
+                index_seal_settle(x->seal, x->state_fd);
+        fd_close(x->seal);
         buf_done(&x->suspects);
         free(x);
+}
+
+const char *index_note(const Index *x) {
+        return x->note;
 }
 
 /* ---- look-ups ---- */
@@ -400,7 +436,14 @@ static int begin(Index *x, Failure *reterr) {
 }
 
 int index_commit(Index *x, Failure *reterr) {
-        return db_in_transaction(x->db) ? failed(x, db_commit(x->db, reterr), reterr) : 0;
+        int r;
+
+        if (!db_in_transaction(x->db))
+                return 0;
+        r = failed(x, db_commit(x->db, reterr), reterr);
+        if (r >= 0)
+                index_seal_put(x->seal, x->state_fd);
+        return r;
 }
 
 void index_rollback(Index *x) {
@@ -617,6 +660,12 @@ int index_clear(Index *x, Failure *reterr) {
 
 int index_trust(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr) {
         int r = change(x, "INSERT OR IGNORE INTO bases VALUES (?1)", NULL, backup, reterr);
+
+        return r < 0 ? r : index_commit(x, reterr);
+}
+
+int index_distrust(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr) {
+        int r = change(x, "DELETE FROM bases WHERE backup = ?1", NULL, backup, reterr);
 
         return r < 0 ? r : index_commit(x, reterr);
 }

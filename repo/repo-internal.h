@@ -190,6 +190,7 @@ struct Repo {
         Index *index;
         int index_lock; /* flock for whoever brings the index up to date */
         Buf suspects;   /* uuids of packs that were found damaged */
+        RepoCorrections corrections;
         PackCache *packs;
         Secret private_raw;    /* X25519, once it was given or loaded */
         bool private_is_given; /* for this job alone */
@@ -381,11 +382,31 @@ typedef struct IndexExtra {
         uint32_t ordinal;
 } IndexExtra;
 
+/* ---- index-seal.c: whether the files of the index are as the last one left them ---- */
+
+#define INDEX_NAME "index.db"
+
+typedef enum IndexSeal {
+        INDEX_SEAL_ABSENT,  /* there is no index */
+        INDEX_SEAL_WHOLE,   /* as it was left */
+        INDEX_SEAL_CHANGED, /* by another hand: another file, or one that does not belong to it */
+} IndexSeal;
+
+/* A descriptor that is closed with the index; `ret_alone`: nobody else has it open, or may open it.
+ */
+int index_seal_open(int state_fd, bool *ret_alone);
+void index_seal_share(int fd); /* lets others in */
+IndexSeal index_seal_judge(int fd, int state_fd);
+void index_seal_put(int fd, int state_fd);    /* after a commit */
+void index_seal_settle(int fd, int state_fd); /* as above, once closed, unless others are in */
+
 /*
- * Opens index.db in `state_fd`. One that is damaged, or another repository's, is removed and made
- * anew. A damaged one found later is removed by index_close(), so that the next open rebuilds it.
+ * Opens index.db in `state_fd`, under repo_lock_index(). One that is not as it was left, is
+ * damaged, or another repository's, is removed and made anew. A damaged one found later is removed
+ * by index_close(), so that the next open rebuilds it.
  */
 int index_open(int state_fd, const uint8_t repository[UUID_SIZE], Index **ret, Failure *reterr);
+const char *index_note(const Index *x); /* what was wrong when it was opened; NULL: nothing */
 void index_close(Index *x);
 DEFINE_CLEANUP(Index *, index_close);
 
@@ -457,6 +478,7 @@ void index_rollback(Index *x);
 
 /* Backups whose chunks need no look-up: committed since the index last lost anything. */
 int index_trust(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr);
+int index_distrust(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr);
 int index_is_trusted(Index *x, const uint8_t backup[UUID_SIZE], Failure *reterr); /* 1, 0 */
 
 /* ---- pack-write.c ---- */

@@ -212,6 +212,10 @@ int repo_delete(Repo *repo, const char *backup_id, Failure *reterr) {
         step("record-deleted");
         if (r < 0)
                 return r;
+        /* Should it come back with an older copy of the repository, its packs may not. On a full
+         * disk this cannot be written: then it must be damaged as well to do harm. */
+        if (index_distrust(repo->index, uuid, NULL) < 0)
+                index_rollback(repo->index);
         store_object_name(OBJECT_PIN, uuid, name);
         return store_delete(repo->store, name, reterr);
 }
@@ -309,6 +313,13 @@ uint64_t repo_stored_bytes(Repo *repo) {
         uint64_t n = 0;
 
         return index_stored_bytes(repo->index, &n, NULL) < 0 ? 0 : n;
+}
+
+RepoCorrections repo_corrections(const Repo *repo) {
+        RepoCorrections c = repo->corrections;
+
+        c.index = index_note(repo->index);
+        return c;
 }
 
 bool repo_base_is_trusted(Repo *repo, const char *backup_id) {

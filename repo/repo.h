@@ -66,6 +66,17 @@ int repo_lock(Repo *repo, RepoLock lock, uint64_t timeout_usec, Failure *reterr)
  */
 bool repo_base_is_trusted(Repo *repo, const char *backup_id);
 
+/* What opening the repository, and becoming its writer, has put right in what is kept locally. */
+typedef struct RepoCorrections {
+        const char *index;  /* what was wrong with the index; NULL: nothing */
+        bool begun_anew;    /* the index: packs that it relied on are gone */
+        uint64_t taken;     /* packs that it did not have */
+        uint64_t forgotten; /* packs that it had too many */
+        bool suspects_lost; /* the list of damaged packs could not be read */
+} RepoCorrections;
+
+RepoCorrections repo_corrections(const Repo *repo);
+
 /*
  * Gives the private key (PEM or wrapped, borrowed) or, with NULL, has it loaded when content is
  * first read. FAIL_KEY_MISSING if it belongs to no recipient of this repository.

@@ -9,9 +9,9 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/file.h>
+#include <unistd.h>
 
 #include "base/fs.h"
-#include "base/log.h"
 #include "base/text.h"
 #include "repo/repo-internal.h"
 
@@ -60,7 +60,8 @@ static int read_list(Repo *repo, Failure *reterr) {
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "cannot read " SUSPECTS_NAME);
         if (r < 0) {
                 buf_clear(&repo->suspects);
-                log_debug(SUSPECTS_NAME " is damaged and not used: a check finds packs again");
+                repo->corrections.suspects_lost = true;
+                (void) unlinkat(repo->state_fd, SUSPECTS_NAME, 0); /* else it is told again */
         }
         return 0;
 }

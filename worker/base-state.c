@@ -25,6 +25,8 @@ enum { ITEM_DIRECTORY = 1, ITEM_ENTRY = 2 };
 
 struct BaseReader {
         FILE *file;
+        char *service;
+        bool warned;
         Buf frame;
         Reader at;
         char backup[UUID_TEXT_MAX];
@@ -78,21 +80,33 @@ static void get_local(Reader *r, EntryLocal *ret) {
 
 /* ---- reader ---- */
 
+static bool doubt(BaseReader *b) {
+        if (!b->warned)
+                log_warning("base state of service %s is damaged: reading %s again", b->service,
+                            b->signature ? "what comes after that" : "everything");
+        b->warned = true;
+        return false;
+}
+
 /* Loads the next whole frame; false at the end or at the first doubt. */
 static bool read_frame(BaseReader *b) {
         uint8_t head[8];
         uint32_t length;
+        size_t n;
 
         b->at = READER_INIT(b->frame.data, 0);
-        if (fread(head, 1, sizeof(head), b->file) != sizeof(head))
-                return false;
+        n = fread(head, 1, sizeof(head), b->file);
+        if (n == 0 && b->signature && !ferror(b->file))
+                return false; /* the end */
+        if (n != sizeof(head))
+                return doubt(b);
         length = get_le32(head);
         buf_clear(&b->frame);
         if (length > BASE_FRAME_MAX || buf_reserve(&b->frame, length) < 0)
-                return false;
+                return doubt(b);
         if (fread(b->frame.data, 1, length, b->file) != length ||
             crc32c(0, b->frame.data, length) != get_le32(head + 4))
-                return false;
+                return doubt(b);
         b->frame.size = length;
         b->at = READER_INIT(b->frame.data, length);
         return true;
@@ -135,12 +149,16 @@ int base_reader_open(int base_dirfd, const char *service, BaseReader **ret) {
                 return -ENOMEM;
         }
         b->frame = BUF_INIT(BASE_FRAME_MAX);
+        b->service = strdup(service);
         b->file = fdopen(fd, "r");
         if (!b->file)
                 fd_close(fd);
-        if (!b->file || !read_header(b)) {
-                log_warning("base state of service %s is damaged: reading everything again",
-                            service);
+        if (!b->service || !b->file) {
+                base_reader_free(b);
+                return -ENOMEM;
+        }
+        if (!read_header(b)) {
+                (void) doubt(b);
                 base_reader_free(b);
                 return 0;
         }
@@ -155,6 +173,7 @@ void base_reader_free(BaseReader *b) {
                 (void) fclose(b->file); /* only read */
         buf_done(&b->frame);
         free(b->signature);
+        free(b->service);
         free(b->dir);
         free(b);
 }

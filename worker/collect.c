@@ -112,6 +112,16 @@ static char *signature_of(const ConfigService *s) {
         return text;
 }
 
+/* Why this run takes longer than the one before it did. */
+static void tell_base(const Collect *c, const char *service) {
+        if (!c->base)
+                log_info("service %s: there is no base state, all of it is read", service);
+        else if (!c->base_trusted)
+                log_info("service %s: the index does not vouch for the base state, of backup %s: "
+                         "what is unchanged is looked up",
+                         service, base_reader_backup(c->base));
+}
+
 static int begin_service(Collect *c, size_t i, Failure *reterr) {
         const ConfigService *s = c->source->services[i].config;
         _cleanup_free_ char *signature = signature_of(s);
@@ -128,6 +138,7 @@ static int begin_service(Collect *c, size_t i, Failure *reterr) {
         c->base_has_states = c->base && strcmp(base_reader_backup(c->base),
                                                c->source->services[i].states_of) == 0;
         c->base_trusted = c->base && repo_base_is_trusted(c->repo, base_reader_backup(c->base));
+        tell_base(c, s->name);
         if (c->base && !c->parent_id && repo_has_backup(c->repo, base_reader_backup(c->base)))
                 c->parent_id = strdup(base_reader_backup(c->base));
         free(TAKE_PTR(c->dir));

@@ -139,12 +139,18 @@ static json_object *read_remembered(SourceService *service, int dir) {
         json_object *databases;
         const char *id;
         char name[80];
+        int r;
 
         remembered_name(service->config->name, name);
-        if (state_read_json(dir, name, &all, &ignored) < 0 ||
-            json_get_string(all, "backup_id", &id) < 0 || !text_is_uuid(id) ||
-            json_get_object(all, "databases", &databases) < 0)
+        r = state_read_json(dir, name, &all, &ignored);
+        if (r == -ENOENT)
                 return NULL;
+        if (r < 0 || json_get_string(all, "backup_id", &id) < 0 || !text_is_uuid(id) ||
+            json_get_object(all, "databases", &databases) < 0) {
+                log_warning("database states of service %s are damaged: reading them again",
+                            service->config->name);
+                return NULL;
+        }
         (void) snprintf(service->states_of, sizeof(service->states_of), "%s", id);
         return json_object_get(databases);
 }

@@ -79,7 +79,8 @@ static int newest_first(const void *a, const void *b) {
         return x->created_usec < y->created_usec ? 1 : x->created_usec > y->created_usec ? -1 : 0;
 }
 
-static bool load_record(int dir, const char *name, HotRecord *ret) {
+/* `clean`: one that says nothing any more is removed; its images are then swept by their names. */
+static bool load_record(int dir, const char *name, bool clean, HotRecord *ret) {
         Failure f = FAILURE_INIT;
 
         if (strlen(name) != UUID_TEXT_MAX - 1 + 5 || strcmp(name + UUID_TEXT_MAX - 1, ".json") != 0)
@@ -88,7 +89,9 @@ static bool load_record(int dir, const char *name, HotRecord *ret) {
         if (!text_is_uuid(ret->id))
                 return false;
         if (state_read_json(dir, name, &ret->json, &f) < 0) {
-                log_warning("hot copy %s: %s", ret->id, f.text);
+                clean = clean && f.code == FAIL_INTEGRITY_FAILURE && unlinkat(dir, name, 0) == 0;
+                log_warning("hot copy of backup %s: %s%s", ret->id, f.text,
+                            clean ? "; it is removed" : "");
                 return false;
         }
         if (json_get_u64(ret->json, "created_usec", &ret->created_usec) < 0)
@@ -96,7 +99,7 @@ static bool load_record(int dir, const char *name, HotRecord *ret) {
         return true;
 }
 
-static int load_all(Work *w, HotList *ret, Failure *reterr) {
+static int load_all(Work *w, bool clean, HotList *ret, Failure *reterr) {
         _cleanup_dir_ DIR *d = NULL;
         struct dirent *e;
         int copy;
@@ -111,7 +114,7 @@ static int load_all(Work *w, HotList *ret, Failure *reterr) {
         while ((e = readdir(d))) {
                 HotRecord *grown, record = { 0 };
 
-                if (!load_record(ret->dir, e->d_name, &record))
+                if (!load_record(ret->dir, e->d_name, clean, &record))
                         continue;
                 grown = realloc(ret->items, (ret->n + 1) * sizeof(*grown));
                 if (!grown) {
@@ -134,7 +137,7 @@ int hot_save(Work *w,
         _cleanup_json_ json_object *o = json_object_new_object();
         _cleanup_(hot_list_done) HotList l = { .dir = -1 };
         char name[HOT_NAME_MAX];
-        int r = load_all(w, &l, reterr);
+        int r = load_all(w, false, &l, reterr);
 
         if (r < 0)
                 return r;
@@ -252,6 +255,23 @@ static bool drop_image(json_object *image, const char *backup_id) {
         return f.code == FAIL_INTEGRITY_FAILURE;
 }
 
+/* A record of another day may name an image that has been dropped since. */
+static bool is_gone(json_object *image, const char *backup_id) {
+        Failure f = FAILURE_INIT;
+        json_object *identity;
+        Snapshot *s = NULL;
+
+        if (json_get_object(image, "identity", &identity) < 0)
+                return true;
+        if (snapshot_open(identity, &s, &f) >= 0)
+                snapshot_free(s);
+        else if (f.code == FAIL_SOURCE_MISSING) {
+                log_notice("hot copy of backup %s is not there any more: %s", backup_id, f.text);
+                return true;
+        }
+        return false;
+}
+
 /* Rewrites a record with the images that are left, or removes it with the last one. */
 static void save_rest(const HotList *l, const HotRecord *record, json_object *rest) {
         char name[HOT_NAME_MAX];
@@ -318,7 +338,8 @@ static size_t rotate_record(HotList *l, size_t i, size_t keep) {
         for (size_t k = 0; rest && k < n_images(l->items[i].json); k++) {
                 json_object *image = image_at(l->items[i].json, k);
 
-                if (!wanted(l, i, image, keep) && drop_image(image, l->items[i].id))
+                if (wanted(l, i, image, keep) ? is_gone(image, l->items[i].id)
+                                              : drop_image(image, l->items[i].id))
                         dropped++;
                 else
                         (void) json_object_array_add(rest, json_object_get(image));
@@ -432,7 +453,7 @@ size_t hot_rotate(Work *w, const HotKeeper *keeper) {
         size_t n = 0;
 
         lock = hot_lock(w, true, &f);
-        if (lock < 0 || load_all(w, &l, &f) < 0) {
+        if (lock < 0 || load_all(w, true, &l, &f) < 0) {
                 log_warning("hot copies are not rotated: %s", f.text);
                 return 0;
         }
@@ -453,7 +474,7 @@ void hot_drop(Work *w, const char *backup_id) {
         Failure f = FAILURE_INIT;
 
         lock = hot_lock(w, true, &f);
-        if (lock < 0 || load_all(w, &l, &f) < 0) {
+        if (lock < 0 || load_all(w, false, &l, &f) < 0) {
                 log_warning("hot copies of %s stay: %s", backup_id, f.text);
                 return;
         }

@@ -12,15 +12,25 @@
 
 #define KNOWN_NAME "repository.json"
 
-/* True if this worker has used a repository at the configured path before. */
-static bool is_known(Work *w) {
+/*
+ * True if this worker has used a repository at the configured path before: also if what it noted
+ * cannot be read any more, for then it did note something. `ret_note`: it must be noted (again).
+ */
+static bool is_known(Work *w, bool *ret_note) {
         _cleanup_json_ json_object *o = NULL;
         _cleanup_free_ char *path = NULL;
-        Failure ignored = FAILURE_INIT;
+        Failure f = FAILURE_INIT;
+        int r = state_read_json(w->state_fd, KNOWN_NAME, &o, &f);
 
-        return state_read_json(w->state_fd, KNOWN_NAME, &o, &ignored) >= 0 &&
-               json_get_path(o, "path", &path) >= 0 &&
-               strcmp(path, w->config->repository_path) == 0;
+        *ret_note = true;
+        if (r == -ENOENT)
+                return false;
+        if (r < 0 || json_get_path(o, "path", &path) < 0) {
+                log_warning(KNOWN_NAME " cannot be read; it is written again");
+                return true;
+        }
+        *ret_note = strcmp(path, w->config->repository_path) != 0;
+        return !*ret_note;
 }
 
 static int remember(Work *w, Failure *reterr) {
@@ -52,6 +62,28 @@ static void settle_keys(const KeyPlaces *places) {
                 log_warning("the private key is not as it should be: %s", f.text);
 }
 
+/* Caches follow the repository by themselves; whoever wonders what a run did reads it here. */
+static void tell_corrections(const Repo *repo) {
+        RepoCorrections c = repo_corrections(repo);
+
+        if (c.index && c.taken > 0)
+                log_notice("index of the repository: %s; made again from %llu packs", c.index,
+                           (unsigned long long) c.taken);
+        else if (c.index)
+                log_info("index of the repository: %s", c.index);
+        if (c.begun_anew)
+                log_warning("index of the repository: packs that it relied on are gone; made again "
+                            "from the %llu that are there",
+                            (unsigned long long) c.taken);
+        else if (!c.index && c.taken + c.forgotten > 0)
+                log_notice("index of the repository: %llu packs were not in it, %llu are gone or "
+                           "were never finished; corrected",
+                           (unsigned long long) c.taken, (unsigned long long) c.forgotten);
+        if (c.suspects_lost)
+                log_warning("the list of damaged packs cannot be read and is not used: the next "
+                            "verification finds them again");
+}
+
 static int open_and_lock(const RepoParams *params, Repo **ret, Failure *reterr) {
         _cleanup_(repo_closep) Repo *repo = NULL;
         int r = repo_open(params, &repo, reterr);
@@ -80,7 +112,7 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
                 .interrupted = work_interrupted,
                 .userdata = w,
         };
-        bool known = is_known(w), absent;
+        bool note, known = is_known(w, &note), absent;
         int r;
 
         if (!config || !backups)
@@ -111,9 +143,11 @@ int open_repo(Work *w, bool create, bool writer, Repo **ret, Failure *reterr) {
                 *reterr = FAILURE_INIT;
                 r = open_and_lock(&params, &repo, reterr);
         }
+        if (r >= 0)
+                tell_corrections(repo);
         if (r >= 0 && create)
                 reserve_make(w->state_fd);
-        if (r >= 0 && !known)
+        if (r >= 0 && note)
                 r = remember(w, reterr);
         if (r < 0)
                 return r;

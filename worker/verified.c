@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fs.h"
@@ -45,8 +46,12 @@ int verified_put(Work *w, const char *backup_id, json_object *dictionary) {
         int r = 0;
 
         file_name(backup_id, name);
-        if (dir >= 0 && state_read_json(dir, name, &o, &f) < 0 && f.code != FAIL_NONE)
-                log_warning("%s", f.text);
+        if (dir >= 0 && state_read_json(dir, name, &o, &f) < 0 && f.code != FAIL_NONE) {
+                log_warning("verification of backup %s: %s; it counts as not verified", backup_id,
+                            f.text);
+                if (f.code == FAIL_INTEGRITY_FAILURE)
+                        (void) unlinkat(dir, name, 0); /* else it is told again */
+        }
         for (size_t i = 0; r >= 0 && i < ELEMENTSOF(keys); i++) {
                 const char *value = "";
 

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -231,26 +233,36 @@ static void test_garbage(void **state) {
         }
 }
 
-/* Damage in the middle: a look-up fails, and the next open starts anew instead of failing again. */
-static void test_damaged_page(void **state) {
-        Fix *f = *state;
+static void fill(Fix *f, uint64_t n) {
         uint64_t pack = add_pack(f->x, 1, 1);
-        _cleanup_close_ int fd = -1;
-        uint8_t noise[4096];
-        struct stat st;
-        IndexPlace p;
-        bool failed = false;
 
-        for (uint64_t i = 0; i < 5000; i++)
+        for (uint64_t i = 0; i < n; i++)
                 add(f->x, i, pack, (uint32_t) i);
         assert_int_equal(index_commit(f->x, NULL), 0);
-        index_close(TAKE_PTR(f->x)); /* checkpoints */
-        fd = openat(f->fd, "index.db", O_RDWR | O_CLOEXEC);
+}
+
+static void damage_pages(Fix *f) {
+        _cleanup_close_ int fd = openat(f->fd, "index.db", O_RDWR | O_CLOEXEC);
+        uint8_t noise[4096];
+        struct stat st;
+
         assert_return_code(fstat(fd, &st), errno);
         memset(noise, 0xee, sizeof(noise));
         for (off_t at = 8 * 4096; at < st.st_size; at += 4096)
                 assert_int_equal(fd_pwrite_full(fd, noise, sizeof(noise), (uint64_t) at), 0);
-        assert_int_equal(index_open(f->fd, repository, &f->x, NULL), 0);
+}
+
+/* Damage that comes later: a look-up fails, and the next open starts anew instead of failing again.
+ */
+static void test_damaged_page(void **state) {
+        Fix *f = *state;
+        IndexPlace p;
+        bool failed = false;
+
+        fill(f, 5000);
+        reopen(f); /* checkpoints */
+        assert_null(index_note(f->x));
+        damage_pages(f);
         for (uint64_t i = 0; i < 5000 && !failed; i++) {
                 int r = find(f->x, i, &p);
 
@@ -261,6 +273,117 @@ static void test_damaged_page(void **state) {
         reopen(f);
         for (uint64_t i = 0; i < 5000; i++)
                 assert_int_equal(find(f->x, i, &p), 0);
+}
+
+/* What another hand has changed is not used. */
+static void test_damaged_before(void **state) {
+        Fix *f = *state;
+        IndexPlace p;
+
+        fill(f, 5000);
+        index_close(TAKE_PTR(f->x));
+        damage_pages(f);
+        assert_int_equal(index_open(f->fd, repository, &f->x, NULL), 0);
+        assert_non_null(index_note(f->x));
+        assert_int_equal(find(f->x, 1, &p), 0);
+        fill(f, 10);
+        reopen(f);
+        assert_null(index_note(f->x));
+        assert_int_equal(find(f->x, 1, &p), 1);
+}
+
+static void save(Fix *f, const char *name, Buf *ret) {
+        *ret = BUF_INIT((size_t) 64 << 20);
+        assert_int_equal(fs_read_file(f->fd, name, (size_t) 64 << 20, ret), 0);
+}
+
+static void put_back(Fix *f, const char *name, const Buf *b) {
+        _cleanup_close_ int fd =
+                openat(f->fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+        assert_return_code(fd, errno);
+        assert_int_equal(fd_write_full(fd, b->data, b->size), 0);
+}
+
+/* Either file may be of another day than the other, and each be sound by itself. */
+static void test_files_of_two_days(void **state) {
+        Fix *f = *state;
+        _cleanup_(buf_done) Buf older = BUF_INIT(0), log = BUF_INIT(0);
+        IndexPlace p;
+
+        fill(f, 10);
+        index_close(TAKE_PTR(f->x));
+        save(f, "index.db", &older);
+        assert_int_equal(index_open(f->fd, repository, &f->x, NULL), 0);
+        add(f->x, 100, add_pack(f->x, 2, 1), 0);
+        assert_int_equal(index_commit(f->x, NULL), 0);
+        save(f, "index.db-wal", &log); /* as a kill leaves it */
+        index_close(TAKE_PTR(f->x));
+
+        /* The log of yesterday beside an index that was closed; an older index with it, and alone.
+         */
+        for (int i = 0; i < 3; i++) {
+                if (i > 0)
+                        put_back(f, "index.db", &older);
+                if (i < 2)
+                        put_back(f, "index.db-wal", &log);
+                assert_int_equal(index_open(f->fd, repository, &f->x, NULL), 0);
+                assert_non_null(index_note(f->x));
+                assert_int_equal(find(f->x, 1, &p), 0);
+                reopen(f);
+                assert_null(index_note(f->x));
+                index_close(TAKE_PTR(f->x));
+        }
+        assert_int_equal(index_open(f->fd, repository, &f->x, NULL), 0);
+}
+
+/* A kill leaves a log: what was committed is there, and what was not is not. */
+static void test_left_by_a_kill(void **state) {
+        Fix *f = *state;
+        IndexPlace p;
+        pid_t child;
+        int status;
+
+        index_close(TAKE_PTR(f->x));
+        child = fork();
+        if (child == 0) {
+                Index *x = NULL;
+
+                if (index_open(f->fd, repository, &x, NULL) == 0) {
+                        add(x, 1, add_pack(x, 1, 1), 0);
+                        (void) index_commit(x, NULL);
+                        for (uint64_t i = 0; i < 100000; i++) /* more than the cache takes */
+                                add(x, 1000 + i, 1, 0);
+                }
+                (void) kill(getpid(), SIGKILL);
+        }
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+        assert_int_equal(faccessat(f->fd, "index.db-wal", F_OK, 0), 0);
+        assert_int_equal(index_open(f->fd, repository, &f->x, NULL), 0);
+        assert_null(index_note(f->x));
+        assert_int_equal(find(f->x, 1, &p), 1);
+        assert_int_equal(find(f->x, 1000, &p), 0);
+}
+
+/* A second one in the same files does not judge them, nor does the first to leave. */
+static void test_two_at_once(void **state) {
+        Fix *f = *state;
+        Index *other;
+        IndexPlace p;
+
+        fill(f, 10);
+        assert_int_equal(index_open(f->fd, repository, &other, NULL), 0);
+        assert_null(index_note(other));
+        index_close(TAKE_PTR(f->x));
+        assert_int_equal(index_open(f->fd, repository, &f->x, NULL), 0);
+        assert_null(index_note(f->x));
+        index_close(other);
+        add(f->x, 100, add_pack(f->x, 2, 1), 0);
+        assert_int_equal(index_commit(f->x, NULL), 0);
+        reopen(f);
+        assert_null(index_note(f->x));
+        assert_int_equal(find(f->x, 100, &p), 1);
 }
 
 int main(void) {
@@ -274,6 +397,10 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_foreign, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged_page, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_damaged_before, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_files_of_two_days, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_left_by_a_kill, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
