@@ -58,6 +58,16 @@ static void backup_done(Backup *b) {
         repo_close(b->repo);
 }
 
+/*
+ * The live data is not looked at any more. What is open of it is closed before the locks go: a
+ * restore that waited for them would find this very process in its way.
+ */
+static void let_go(Backup *b) {
+        point_done(&b->point, b->source.n_volumes);
+        source_close(&b->source);
+        unlock_services(b);
+}
+
 static int read_request(Backup *b, Failure *reterr) {
         Work *w = b->work;
         FactsRequest *q = &b->request;
@@ -436,14 +446,14 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
         r = commit(&b, partial, &record, reterr);
         if (r < 0)
                 return r;
+        *ret_summary = make_summary(&b);
         work_progress(w, true);
         (void) rotate(w, b.repo);
-        unlock_services(&b); /* the live data is not looked at any more */
+        let_go(&b);
         (void) expire_restores(w);
         open_repo_tell_space(w, b.repo);
         job_keys_tell(w);
         work_stream(w, "backup", "backup", facts_dictionary(w, b.repo, record));
-        *ret_summary = make_summary(&b);
         *ret_result = partial ? "partial" : "done";
         if (partial)
                 say_partial(&b, reterr);

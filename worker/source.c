@@ -152,6 +152,13 @@ int source_open(Work *w, json_object *services, Source *ret, Failure *reterr) {
         return r;
 }
 
+void source_close(Source *s) {
+        for (size_t i = 0; i < s->n_volumes; i++)
+                volume_free(TAKE_PTR(s->volumes[i]));
+        for (size_t i = 0; i < s->n_databases; i++)
+                s->databases[i].live_dirfd = fd_close(s->databases[i].live_dirfd);
+}
+
 void source_done(Source *s) {
         for (size_t i = 0; i < s->n_services; i++)
                 globs_free(s->services[i].rules);

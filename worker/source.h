@@ -95,6 +95,7 @@ typedef struct Source {
  * FAIL_NO_SUCH_SERVICE; FAIL_SOURCE_MISSING, FAIL_SNAPSHOT_FAILED or FAIL_NO_SPACE if none is left.
  */
 int source_open(Work *w, json_object *services, Source *ret, Failure *reterr);
+void source_close(Source *s); /* what is open of the live data; names and facts stay */
 void source_done(Source *s);
 
 /* Snapshot= of a service as the providers name it. */

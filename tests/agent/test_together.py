@@ -67,12 +67,14 @@ def stopped(site, step, start):
     workers.restart("backup", HOLDPOINT_STEP=step + "=stop")
     started = start()
     pid = holdpoint.wait_until(lambda: next((p for p in workers.pids() if sites.is_stopped(p)), None), "the step", 30)
-    holdpoint.stop_process(workers.processes.pop("backup"))  # who only listens: the worker is not its own
+    old = workers.processes.pop("backup")  # its worker would go with it
     workers.start("backup")
     try:
         yield started
     finally:
         os.kill(pid, signal.SIGCONT)
+        holdpoint.wait_until(lambda: not holdpoint.processes_below(old.pid), "the end of the backup", 60)
+        holdpoint.stop_process(old)
 
 
 def settle(bus, seconds=60):
@@ -149,6 +151,11 @@ def test_two_agents_on_one_repository(site, bus):
         finally:
             other.stop()
     settle(bus)
+    # What the other one made is found at the next start.
+    m.agent.stop()
+    m.agent.start(m.bus)
+    holdpoint.wait_until(lambda: m.json("list", "--status", "completed")["total"] == len(site.records()),
+                         "the catalogue", 30)
     for backup in site.records():
         m.cli("verify", backup, "--depth", "data")
 
@@ -161,7 +168,7 @@ def test_prune_and_delete_beside_a_slow_reader(site, bus):
         f.write(os.urandom(3 << 20))
     second = site.create("one")["backup_id"]
     streams = [bus.stream("OpenBackup", "sa{sv}", [second, {"format": variant("s", "tar")}]),
-               bus.stream("ListFiles", "ssa{sv}", [second, "", "", {}]),
+               bus.stream("ListFiles", "sssa{sv}", [second, "", "", {}]),
                bus.stream("DiffBackups", "ssa{sv}", [first, second, {}])]
     fails("Busy", bus.call, "DeleteBackup", "sa{sv}", [second, {}])
     data = [os.read(fd, 1000) for fd, _ in streams]
@@ -215,7 +222,7 @@ def test_storm_of_cancels(site, bus):
                 elif what == 1:
                     jobs.append(bus.call("VerifyBackup", "sa{sv}", [backup, {"depth": variant("s", "data")}]))
                 elif what == 2:
-                    fd, body = bus.stream("ListFiles", "ssa{sv}", [backup, "", "", {}])
+                    fd, body = bus.stream("ListFiles", "sssa{sv}", [backup, "", "", {}])
                     os.close(fd)
                     jobs.append(body[0])
                 else:
