@@ -1,0 +1,109 @@
+"""The agent's catalogue gone, cut short, damaged, of another day or of another machine: what it says is what the
+repository says, once the agent has started."""
+
+import contextlib
+import os
+import shutil
+
+import pytest
+
+import holdpoint
+import sites
+
+FILES = ("catalogue.db", "catalogue.db-wal", "catalogue.db-shm")
+
+
+@pytest.fixture(scope="module")
+def site(install):
+    with sites.open_site(install) as s:
+        path = s.fs.subvolume("app")
+        with open(os.path.join(path, "f"), "wb") as f:
+            f.write(os.urandom(100000))
+        s.service("app", path)
+        yield s
+
+
+def save(site, name):
+    """A copy of the catalogue as a backup of the machine takes it."""
+    top = os.path.join(site.machine.directory, name)
+    os.mkdir(top)
+    for n in FILES:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(os.path.join(site.machine.state, n), top)
+    return top
+
+
+def put(site, source, names=FILES):
+    for n in names:
+        path = os.path.join(site.machine.state, n)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        if os.path.exists(os.path.join(source, n)):
+            shutil.copy2(os.path.join(source, n), path)
+            shutil.chown(path, holdpoint.AGENT_USER)
+
+
+def check(site):
+    """Starts the agent; rows and records agree, of restores too, and work goes on."""
+    m = site.machine
+    m.agent.start(m.bus)
+
+    def agree():
+        rows = m.json("list", "--limit", "500")["backups"]
+        return {b["backup_id"] for b in rows if b["status"] == "completed"} == set(site.records())
+
+    holdpoint.wait_until(agree, "a catalogue that says what the repository says", 30)
+    intents = {n[:36] for n in os.listdir(os.path.join(m.worker_state, "intents")) if n.endswith(".json")}
+    # Of those that nobody knows any more only history is left.
+    holdpoint.wait_until(lambda: {r["restore_id"] for r in m.json("restores")["restores"]
+                                  if r["state"] not in ("confirmed", "failed")} == intents, "restores", 30)
+    assert site.create("app")["status"] == "completed"
+
+
+def damage(path, how):
+    if not os.path.exists(path):
+        return
+    size = os.path.getsize(path)
+    if how == "gone":
+        os.unlink(path)
+    elif how in ("short", "empty"):
+        os.truncate(path, size // 2 if how == "short" else 0)
+    else:
+        with open(path, "r+b") as f:
+            f.seek(size // 3)
+            f.write(os.urandom(min(9000, size - size // 3)))
+
+
+def test_lost_and_older(site):
+    m = site.machine
+    first = site.create("app")["backup_id"]
+    m.json("restore", first, "--yes")
+    site.create("app")
+    m.agent.stop()
+    older = save(site, "older")
+    check(site)
+    m.json("delete", first, "--yes")
+    m.json("prune", "--yes")
+    for kill in (False, True):  # a kill leaves the log
+        for what, how in ((FILES, "gone"), (FILES[:1], "gone"), (FILES[:1], "short"), (FILES[:1], "empty"),
+                          (FILES[:1], "garbage"), (FILES[1:2], "short"), (FILES[1:2], "garbage"),
+                          (FILES[:1], "older"), (FILES[1:2], "older"), (FILES, "older")):
+            (m.agent.kill if kill else m.agent.stop)()
+            if how == "older":
+                put(site, older, what)
+            else:
+                for name in what:
+                    damage(os.path.join(m.state, name), how)
+            check(site)
+
+
+def test_of_another_machine(site, install):
+    with sites.open_site(install, size_mib=512) as other:
+        other.service("app", other.fs.subvolume("app"))
+        foreign = other.create("app")["backup_id"]
+        other.machine.json("restore", foreign, "--yes")
+        other.machine.agent.stop()
+        site.machine.agent.stop()
+        put(site, other.machine.state)
+        check(site)
+        assert site.machine.call("show", foreign).returncode == 5
