@@ -10,14 +10,14 @@
 #include "base/text.h"
 #include "worker/diagnose.h"
 
-/* A class by its letter: backup, restore (and recover), maintain, configure. */
+/* A class by its letter: backup, restore (and recover), maintain, configure, image. */
 static const struct {
         char class;
         const char *unit;
 } workers[] = {
         { 'b', "holdpoint-backup@doctor.service" },    { 'r', "holdpoint-restore@doctor.service" },
         { 'r', "holdpoint-recover.service" },          { 'm', "holdpoint-maintain@doctor.service" },
-        { 'c', "holdpoint-configure@doctor.service" },
+        { 'c', "holdpoint-configure@doctor.service" }, { 'i', "holdpoint-image@doctor.service" },
 };
 
 #define WHY_MOUNTS                                                                                 \
@@ -35,31 +35,31 @@ static const struct {
         { "br", "ReadWritePaths", 'l', { NULL }, WHY_MOUNTS },
         { "br", "ReadOnlyPaths", 'l', { NULL }, WHY_MOUNTS },
         { "br", "InaccessiblePaths", 'l', { NULL }, WHY_MOUNTS },
-        { "br", "PrivateDevices", 'b', { NULL }, "hides volumes and forbids device nodes" },
+        { "bri", "PrivateDevices", 'b', { NULL }, "hides volumes and forbids device nodes" },
         { "r",
           "ProtectProc",
           's',
           { "ptraceable", "default" },
           "hides who uses the target: every exchange is refused" },
-        { "brmc",
+        { "brmci",
           "PrivateUsers",
           'b',
           { NULL },
           "hides the host's users: the agent is not recognised, owners cannot be kept" },
-        { "brmc",
+        { "brmci",
           "RestrictSUIDSGID",
           'b',
           { NULL },
           "makes openat2() fail, by which all paths are opened" },
-        { "brmc", "RootDirectory", 's', { "", "/" }, "hides the data and the repository" },
-        { "brmc", "User", 's', { "", "root" }, "takes away what only root may do" },
+        { "brmci", "RootDirectory", 's', { "", "/" }, "hides the data and the repository" },
+        { "brmci", "User", 's', { "", "root" }, "takes away what only root may do" },
 };
 
 static const struct {
         const char *classes, *name;
         unsigned number;
 } capabilities[] = {
-        { "br", "CAP_SYS_ADMIN", CAP_SYS_ADMIN },
+        { "bri", "CAP_SYS_ADMIN", CAP_SYS_ADMIN },
         { "br", "CAP_DAC_OVERRIDE", CAP_DAC_OVERRIDE },
         { "br", "CAP_FOWNER", CAP_FOWNER },
         { "br", "CAP_CHOWN", CAP_CHOWN },
@@ -248,10 +248,9 @@ static void check_enabled(Diagnosis *d, const char *unit, const char *wanted) {
 
 void diagnose_units(Diagnosis *d) {
         static const char *const sockets[] = {
-                "holdpoint-backup.socket",
-                "holdpoint-restore.socket",
-                "holdpoint-maintain.socket",
-                "holdpoint-configure.socket",
+                "holdpoint-backup.socket",   "holdpoint-restore.socket",
+                "holdpoint-maintain.socket", "holdpoint-configure.socket",
+                "holdpoint-image.socket",
         };
 
         if (!d->systemd)

@@ -41,8 +41,8 @@ def test_doctor(guest):
         # As it is installed: nothing of ours is wrong, and the rest has to be done first.
         look 3
         same "$(paste -sd' ' /tmp/bad)" 'schedule:/etc/systemd/system service.backup:app' "findings"
-        same "$(jq '[.findings[] | select(.check == "sandbox" and .severity == "ok")] | length' /tmp/report)" 5 sandboxes
-        same "$(jq '[.findings[] | select(.check == "units" and .text == "listening")] | length' /tmp/report)" 4 sockets
+        same "$(jq '[.findings[] | select(.check == "sandbox" and .severity == "ok")] | length' /tmp/report)" 6 sandboxes
+        same "$(jq '[.findings[] | select(.check == "units" and .text == "listening")] | length' /tmp/report)" 5 sockets
         holdpoint create app
         holdpoint verify latest --depth restore
         holdpoint key export-recovery -o /tmp/key
