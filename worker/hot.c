@@ -419,7 +419,7 @@ size_t hot_sweep_lvm(Work *w) {
         if (!uses_lvm(w->config))
                 return 0;
         lock = hot_lock(w, true, &f);
-        n = lock < 0 ? lock : load_all(w, &l, &f);
+        n = lock < 0 ? lock : load_all(w, false, &l, &f);
         if (n >= 0)
                 n = snapshot_sweep_lvm(&sweep, &f);
         if (n < 0)
