@@ -255,14 +255,21 @@ static bool drop_image(json_object *image, const char *backup_id) {
         return f.code == FAIL_INTEGRITY_FAILURE;
 }
 
-/* A record of another day may name an image that has been dropped since. */
+/*
+ * A record of another day may name an image that has been dropped since. Only where it costs a
+ * look: an image on LVM would have to be activated for it.
+ */
 static bool is_gone(json_object *image, const char *backup_id) {
         Failure f = FAILURE_INIT;
+        const char *provider;
         json_object *identity;
         Snapshot *s = NULL;
 
-        if (json_get_object(image, "identity", &identity) < 0)
+        if (json_get_object(image, "identity", &identity) < 0 ||
+            json_get_string(identity, "provider", &provider) < 0)
                 return true;
+        if (strcmp(provider, "btrfs") != 0)
+                return false;
         if (snapshot_open(identity, &s, &f) >= 0)
                 snapshot_free(s);
         else if (f.code == FAIL_SOURCE_MISSING) {

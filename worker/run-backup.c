@@ -450,6 +450,7 @@ int run_create(Work *w, const char **ret_result, json_object **ret_summary, Fail
         work_progress(w, true);
         (void) rotate(w, b.repo);
         let_go(&b);
+        step("let-go");
         (void) expire_restores(w);
         open_repo_tell_space(w, b.repo);
         job_keys_tell(w);

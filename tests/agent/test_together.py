@@ -15,12 +15,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import pytest
 
 import holdpoint
 import memory
 import sites
+import worker
 from busclient import BusError, Client, variant
 from busrig import fails
 
@@ -113,6 +115,17 @@ def test_in_turn_beside_a_backup(site, bus):
     assert [j for j in removed if j in waiting] == waiting, "first come, first served"
     site.machine.cli("confirm", "latest", "--yes")
     shutil.rmtree(out)
+
+
+def test_swap_right_after_a_backup(site):
+    """Its worker has given up the locks, but not ended: it is not in the way of the restore that waited for them."""
+    m, old = site.machine, latest(site, "one")
+    with Client(m.bus.address) as watch:
+        with stopped(site, "let-go", lambda: watch.create("one")) as (_, job):
+            answer = worker.ask(m, "restore", "restore", restore_id=str(uuid.uuid4()), backup_id=old, paths=[],
+                                restore_type="one", allow_partial=False, **{"from": "auto"})
+            assert answer.result == "done", answer
+        assert watch.wait_job(job, 60)[0] == "done"
 
 
 def test_second_agent_refuses(site, bus):
