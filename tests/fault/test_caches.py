@@ -14,7 +14,7 @@ import pytest
 import cachesite
 
 SEED = int(os.environ.get("HOLDPOINT_TEST_SEED", "1"))
-STEPS = int(os.environ.get("HOLDPOINT_TEST_STEPS", "25"))
+STEPS = int(os.environ.get("HOLDPOINT_TEST_STEPS", "12"))
 KINDS = ("index.db", "index.db-wal", "base/app", "base/app.databases", "hot", "verified", "damaged-packs.json",
          "repository.json")
 HOWS = (None, "gone", "short", "garbage", "older")
