@@ -299,6 +299,13 @@ image_prepare(Volume *const *all, size_t n, size_t i, const char *name, Failure 
         return r < 0 ? r : lvm_run_prepare(&o->run, &command, reterr);
 }
 
+bool snapshot_shares_room(json_object *identity, const Volume *v) {
+        const char *pool;
+
+        return v->lvm && *v->lvm->pool_uuid && json_get_string(identity, "pool_uuid", &pool) >= 0 &&
+               strcmp(pool, v->lvm->pool_uuid) == 0;
+}
+
 /* ---- under the hold ---- */
 
 static int image_take(Volume *v, const char *name, Snapshot *s, Failure *reterr) {

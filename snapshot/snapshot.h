@@ -115,6 +115,12 @@ json_object *snapshot_identity(const Snapshot *s);
  */
 int snapshot_open(json_object *identity, Snapshot **ret, Failure *reterr);
 
+/*
+ * True if the kept image of this identity takes room where snapshots of `v` need it: the same thin
+ * pool. `v` is one whose snapshot_prepare() was refused, or is done.
+ */
+bool snapshot_shares_room(json_object *identity, const Volume *v);
+
 /* Who is asked about, and told of, snapshots that Holdpoint made in LVM. */
 typedef struct SnapshotSweep {
         bool (*is_leftover)(void *userdata, const char *name);

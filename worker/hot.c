@@ -356,6 +356,45 @@ static size_t rotate_record(HotList *l, size_t i, size_t keep) {
         return dropped;
 }
 
+static size_t drop_sharing(HotList *l, size_t i, const Volume *v) {
+        _cleanup_json_ json_object *rest = json_object_new_array();
+        size_t dropped = 0;
+
+        for (size_t k = 0; rest && k < n_images(l->items[i].json); k++) {
+                json_object *image = image_at(l->items[i].json, k), *identity;
+
+                if (json_get_object(image, "identity", &identity) >= 0 &&
+                    snapshot_shares_room(identity, v) && drop_image(image, l->items[i].id))
+                        dropped++;
+                else
+                        (void) json_object_array_add(rest, json_object_get(image));
+        }
+        if (rest && dropped > 0)
+                save_rest(l, &l->items[i], rest);
+        return dropped;
+}
+
+size_t hot_make_room(Work *w, const Volume *v, const HotKeeper *keeper) {
+        _cleanup_(hot_list_done) HotList l = { .dir = -1 };
+        _cleanup_close_ int lock = -1;
+        Failure f = FAILURE_INIT;
+        size_t n = 0;
+
+        lock = hot_lock(w, true, &f);
+        if (lock < 0 || load_all(w, false, &l, &f) < 0)
+                return 0; /* what has no room is told all the same */
+        for (size_t i = 0; i < l.n; i++) {
+                size_t dropped = drop_sharing(&l, i, v);
+
+                if (dropped > 0)
+                        keeper->dropped(keeper->userdata, l.items[i].id);
+                n += dropped;
+        }
+        if (n > 0)
+                log_notice("%zu hot copies dropped: their thin pool is too full for a snapshot", n);
+        return n;
+}
+
 /* "hot.BACKUP-ID.N" of a run that ended before it wrote its record. */
 static bool is_leftover(const HotList *l, const char *name) {
         char id[UUID_TEXT_MAX];

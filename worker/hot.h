@@ -51,6 +51,12 @@ typedef struct HotKeeper {
 size_t hot_rotate(Work *w, const HotKeeper *keeper);
 
 /*
+ * Drops all hot copies that lie in the thin pool of `v`: it is too full for a snapshot, and they
+ * are what keeps it so. Returns how many.
+ */
+size_t hot_make_room(Work *w, const Volume *v, const HotKeeper *keeper);
+
+/*
  * Removes LVM snapshots that crashed runs left, known by their tags, if any service lies on LVM.
  * The caller holds the repository's writer lock. Failures are logged; returns how many.
  */

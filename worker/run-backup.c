@@ -162,6 +162,47 @@ static int prepare(Backup *b, Failure *reterr) {
         return r;
 }
 
+/* ---- dropping hot copies ---- */
+
+typedef struct Keeper {
+        Work *work;
+        Repo *repo;
+} Keeper;
+
+static bool backup_exists(void *userdata, const char *backup_id) {
+        return repo_has_backup(((Keeper *) userdata)->repo, backup_id);
+}
+
+/* Its row on the bus has one copy fewer now. */
+static void tell_dropped(void *userdata, const char *backup_id) {
+        Keeper *k = userdata;
+        _cleanup_json_ json_object *record = NULL;
+        Failure f = FAILURE_INIT;
+
+        if (repo_record_load(k->repo, backup_id, &record, &f) < 0)
+                log_warning("backup %s: %s", backup_id, f.text);
+        else
+                work_stream(k->work, "backup", "backup",
+                            facts_dictionary(k->work, k->repo, record));
+}
+
+/* A thin pool may be full of what Holdpoint keeps in it: that goes before a backup is refused. */
+static bool make_room(Backup *b, const Volume *v) {
+        Keeper k = { .work = b->work, .repo = b->repo };
+        HotKeeper keeper = { .exists = backup_exists, .dropped = tell_dropped, .userdata = &k };
+
+        return hot_make_room(b->work, v, &keeper) > 0;
+}
+
+static size_t rotate(Work *w, Repo *repo) {
+        Keeper k = { .work = w, .repo = repo };
+        HotKeeper keeper = { .exists = backup_exists, .dropped = tell_dropped, .userdata = &k };
+
+        return hot_rotate(w, &keeper);
+}
+
+/* ---- the point ---- */
+
 /* Once more without the services of a volume of which no image can be made. */
 static int take_point(Backup *b, Failure *reterr) {
         for (;;) {
@@ -176,6 +217,8 @@ static int take_point(Backup *b, Failure *reterr) {
                         return r;
                 }
                 point_done(&b->point, b->source.n_volumes);
+                if (f.code == FAIL_SNAPSHOT_FULL && make_room(b, b->source.volumes[failed]))
+                        continue;
                 r = source_refuse_volume(&b->source, failed, r, &f, reterr);
                 if (r < 0)
                         return r;
@@ -326,37 +369,6 @@ static void keep_images(Backup *b) {
         if (images && json_object_array_length(images) > 0 &&
             hot_save(b->work, b->request.backup_id, b->point.instant_usec, images, &f) < 0)
                 log_warning("no hot copy of this backup is kept: %s", f.text);
-}
-
-/* ---- rotation of hot copies ---- */
-
-typedef struct Keeper {
-        Work *work;
-        Repo *repo;
-} Keeper;
-
-static bool backup_exists(void *userdata, const char *backup_id) {
-        return repo_has_backup(((Keeper *) userdata)->repo, backup_id);
-}
-
-/* Its row on the bus has one copy fewer now. */
-static void tell_dropped(void *userdata, const char *backup_id) {
-        Keeper *k = userdata;
-        _cleanup_json_ json_object *record = NULL;
-        Failure f = FAILURE_INIT;
-
-        if (repo_record_load(k->repo, backup_id, &record, &f) < 0)
-                log_warning("backup %s: %s", backup_id, f.text);
-        else
-                work_stream(k->work, "backup", "backup",
-                            facts_dictionary(k->work, k->repo, record));
-}
-
-static size_t rotate(Work *w, Repo *repo) {
-        Keeper k = { .work = w, .repo = repo };
-        HotKeeper keeper = { .exists = backup_exists, .dropped = tell_dropped, .userdata = &k };
-
-        return hot_rotate(w, &keeper);
 }
 
 static void remember(Backup *b) {

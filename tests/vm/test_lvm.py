@@ -53,15 +53,20 @@ clean() {
         ! dmsetup ls | grep holdpoint || fail "devices that are left"
 }
 
+# volumes: all but hot copies, which may have to make room
+volumes() {
+        lvs --noheadings -o vg_name,lv_name,lv_uuid | grep -v holdpoint | tr -s " " | sort
+}
+
 # refused ERROR WORDS SERVICE: a backup fails with that error, names it, and leaves nothing
 refused() {
         local before
-        before=$(lvs --noheadings -o lv_uuid | sort)
+        before=$(volumes)
         status 1 holdpoint create "$3" 2>/tmp/error
         cat /tmp/error
         grep -q "$2" /tmp/error || fail "no '$2' in it"
         manager ListJobs 'a{sv}' 0 | grep -q "\"error_name\" s \"[^\"]*$1\"" || fail "no $1"
-        same "$(lvs --noheadings -o lv_uuid | sort)" "$before" "volumes"
+        same "$(volumes)" "$before" "volumes"
         clean
 }
 
@@ -253,6 +258,18 @@ def test_leftovers(guest):
         holdpoint create app --json | jq -e '.status == "completed"'
         same "$(ours)" "" "snapshots that are left"
         lvs "vg-a/holdpoint-hot.$id.0" vg-a/keep-me
+        # A worker that dies while LVM works: LVM's command is whole all the same.
+        holdpoint create app >/dev/null 2>&1 &
+        job=$!
+        soon 120 sh -c 'ls /dev/mapper/*holdpoint--hot*-cow | grep -v 00000000'
+        kill -KILL "$(pgrep -x holdpoint-worke | tail -n 1)"
+        status 1 wait $job
+        soon 120 sh -c '! pgrep -x holdpoint-lvm'
+        same "$(dmsetup info -c --noheadings -o suspended | sort -u)" Active "devices that are suspended"
+        same "$(lvs --noheadings -o lv_attr @holdpoint | tr -d ' ')" swi-a-s--- "what LVM made"
+        timeout 20 touch /srv/app/files/after
+        holdpoint create app --json | jq -e '.status == "completed"'
+        same "$(ours)" "" "snapshots that are left"
         same "$(pgrep -c holdpoint-lvm || true)" 0 "helpers that are left"
         """, seconds=SECONDS)
 
@@ -270,9 +287,19 @@ def test_refused(guest):
         mkdir -p /var/plain /mnt/app
         service plain /var/plain Snapshot=lvm
         service other /mnt/app Snapshot=lvm
+        # The pool: what Holdpoint itself keeps there goes first.
+        head -c 30M /dev/urandom >/srv/load
+        holdpoint create app --json | jq -e '(.copies | sort) == ["hot", "local"]'
+        rm /srv/load
+        sync
+        fstrim /srv
         thin load 90M
-        dd if=/dev/zero of=/dev/vg-a/load bs=1M count=80 conv=fsync status=none
+        dd if=/dev/zero of=/dev/vg-a/load bs=1M count=45 conv=fsync status=none
+        holdpoint create app --json | jq -e '.status == "completed" and (.copies | sort) == ["hot", "local"]'
+        same "$(ours | wc -l)" 1 "hot copies"
+        dd if=/dev/zero of=/dev/vg-a/load bs=1M count=76 conv=fsync status=none
         refused SnapshotFull 'too full' app
+        same "$(ours)" "" "hot copies in a pool that is too full"
         lvremove -q -y vg-a/load >/dev/null
         vgrename -q vg-a vg-b >/dev/null
         holdpoint create app --json | jq -e '.status == "completed" and .consistency == "application"'
