@@ -68,7 +68,7 @@ def read_unit(directory, results):
     if not programs:
         results.fail("unit", "no unit test ran")
     for program in programs:
-        name = program.get("name")
+        name = program.get("name").rpartition(" / ")[2]  # meson puts the suite before it when there are several
         files = glob.glob(os.path.join(directory, "cmocka", "test-" + name, "*.xml"))
         accounts = [read_cases(path, results, "test-" + name) for path in files]
         text = verdict(program)
