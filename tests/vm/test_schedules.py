@@ -2,7 +2,7 @@
 
 
 def test_life_of_a_schedule(guest):
-    """Set, shown, run, changed, switched off and deleted; nothing is left behind."""
+    """Set, shown, run, changed, switched off and deleted; nothing of ours is left behind."""
     guest("""
         data btrfs
         application /srv/app 100
@@ -40,7 +40,12 @@ def test_life_of_a_schedule(guest):
 
         holdpoint schedule set nightly --enabled yes
         holdpoint schedule delete nightly --yes
-        same "$(find /etc/systemd/system /var/lib/systemd/timers -name '*nightly*' 2>/dev/null)" "" "what is left"
+        # Only what the operator put there, which is theirs.
+        same "$(find /etc/systemd/system /var/lib/systemd/timers -name '*nightly*' 2>/dev/null)" \
+                /etc/systemd/system/holdpoint@nightly.timer.d "what is left"
+        same "$(ls /etc/systemd/system/holdpoint@nightly.timer.d)" override.conf "drop-ins that are left"
+        rm -r /etc/systemd/system/holdpoint@nightly.timer.d
+        systemctl daemon-reload
         status 5 holdpoint schedule show nightly
         status 5 holdpoint schedule run nightly
         status 5 holdpoint schedule delete nightly --yes
