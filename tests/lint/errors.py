@@ -61,7 +61,7 @@ Standard errors that the agent gives, too:
 | name | exit | when |
 |---|---|---|
 | `org.freedesktop.DBus.Error.AccessDenied` | 4 | who calls may not do this |
-| `org.freedesktop.DBus.Error.NotSupported` | 1 | a member or option that this version does not have; 2 for a verb of `holdpoint` |
+| `org.freedesktop.DBus.Error.NotSupported` | 1 | an option that this version does not have (copies that are *remote*) |
 | `org.freedesktop.DBus.Error.LimitsExceeded` | 1 | a call over 64 KiB, or too many at once |
 | `org.freedesktop.DBus.Error.ServiceUnknown`, `NoReply`, … | 9 | no agent or no bus |
 
