@@ -226,7 +226,7 @@ static uint64_t dice(uint64_t sides) {
 
 typedef struct Case {
         RetentionRules rules;
-        char ids[RANDOM_MAX][8];
+        char ids[RANDOM_MAX][24];
         RetentionRecord r[RANDOM_MAX];
         size_t n;
 } Case;
