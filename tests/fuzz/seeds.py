@@ -10,6 +10,8 @@ inputs of findings (regression-*).
 import os
 import sqlite3
 import struct
+import subprocess
+import tarfile
 import tempfile
 
 CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
@@ -71,6 +73,20 @@ def ini():
     for i, bad in enumerate(["[Agent\n", "Path=/a\n", "[Agent]\nnothing\n", "[Agent]\n: x\n", "[Nope]\n", "[Agent]\nNope=1\n",
                              "[Repository]\nPath=a/../b\n", "[Agent]\n  MaxQueuedJobs = 3 \n MaxQueuedJobs=4\n"]):
         write("ini", "bad-%d" % i, bad)
+
+
+def defaults():
+    all_set = ("# comment\nBACKUP_DIR=/var/backups/\nBACKUP_RETENTION_DAYS=30\nBACKUP_COMPRESSION_LEVEL='6'\nAUTO_BACKUP_ENABLED=yes\n"
+               "AUTO_BACKUP_FREQUENCY=\"weekly\"\nAUTO_BACKUP_TIME=02:30\nAUTO_BACKUP_TYPE=full\n")
+    secret = "BACKUP_ENCRYPTION_KEY=\"a \\\"long\\\" pass\\\nphrase\"' and more'\\ end  \n"
+    write("defaults", "all", "\0" + all_set)
+    write("defaults", "secret", "\0" + all_set + secret)
+    write("defaults", "secret-shown", "\1" + secret + all_set)
+    write("defaults", "twice", "\0" + secret + "BACKUP_ENCRYPTION_KEY=\n" + secret.replace("a ", "b "))
+    write("defaults", "odd", "\1export BACKUP_DIR=/a\n;x\n=y\nBACKUP_X=1\nno equals\n  A = b \\\n c\r\nLAST='")
+    for i, bad in enumerate(["BACKUP_DIR=a/../b", "BACKUP_RETENTION_DAYS=0", "AUTO_BACKUP_TIME=24:00", "AUTO_BACKUP_ENABLED=maybe",
+                             "AUTO_BACKUP_FREQUENCY=hourly", "AUTO_BACKUP_TYPE=a/b", 'A="open', "A=b\0c"]):
+        write("defaults", "bad-%d" % i, "\1" + bad)
 
 
 # ---- messages ----
@@ -219,6 +235,59 @@ def base_state():
     write("base-state", "header", b"\0" + piece(header))
     write("base-state", "empty-frames", b"\0" + piece(header) + piece(b"") + piece(b"\1" + string(b"")))
     write("base-state", "raw", b"\1" + struct.pack("<II", 0xffffffff, 0) + header)
+
+
+# ---- archives ----
+
+def member(kind, name, content=b"", target=b"", mode=0o644, how=0, other=0, prefix=b""):
+    return (kind + piece(name) + piece(target) + struct.pack("<H", mode) + bytes([how]) + (struct.pack("<I", other) if how & 3 else b"")
+            + (piece(prefix) if how & 0x80 else b"") + piece(content))
+
+
+def pax(**values):
+    out = b""
+    for key, value in values.items():
+        body = b" " + key.replace("__", ".").encode() + b"=" + value + b"\n"
+        n = len(body) + 1
+        while len(str(n)) + len(body) > n:
+            n += 1
+        out += str(n).encode() + body
+    return member(b"x", b"PaxHeaders/x", out)
+
+
+def untar():
+    file = member(b"0", b"main/srv/app/a", b"hello")
+    kinds = (member(b"5", b"./main/srv/app/", mode=0o3755) + file + member(b"2", b"main/srv/app/l", target=b"../x")
+             + member(b"1", b"main/srv/app/h", target=b"main/srv/app/a") + member(b"6", b"main/srv/app/p") + member(b"3", b"main/dev")
+             + member(b"0", b"main/srv/app/s", b"x", mode=0o6755))
+    header = b"\0\0"
+    write("untar", "kinds", header + kinds)
+    write("untar", "portions", b"\0\1" + kinds)
+    write("untar", "no-end", b"\0\4" + kinds)
+    write("untar", "breaks", b"\0\x0a" + kinds)
+    write("untar", "pax", header + pax(path=b"main/" + b"d/" * 90 + b"x", mtime=b"-1.25", uid=b"70000") + file + pax(linkpath=b"t" * 300)
+          + member(b"2", b"main/l"))
+    write("untar", "xattrs", header + pax(**{"SCHILY__xattr__user__b": b"\0v", "LIBARCHIVE__xattr__user__a%25": b"dg==",
+                                             "SCHILY__xattr__security__x": b"1", "SCHILY__acl__access": b"user::rwx,user:x:r--:5,group::r--,mask::rwx,other::---"})
+          + file)
+    write("untar", "sparse", header + pax(GNU__sparse__major=b"1", GNU__sparse__minor=b"0", GNU__sparse__name=b"main/sparse",
+                                          GNU__sparse__realsize=b"1048576") + member(b"0", b"x", b"1\n4096\n5\n".ljust(512, b"\0") + b"hello"))
+    write("untar", "sparse-old", header + pax(GNU__sparse__size=b"100", GNU__sparse__numblocks=b"2", GNU__sparse__map=b"0,2,50,3") + member(b"0", b"main/s", b"hello"))
+    write("untar", "gnu-names", header + member(b"L", b"././@LongLink", b"main/" + b"n" * 200 + b"\0", how=0x40) + member(b"0", b"x", b"1", how=0x40))
+    write("untar", "prefix", header + member(b"0", b"a", b"1", how=0x80, prefix=b"main/srv"))
+    for i, size in enumerate([(1, 9), (1, 2), (2, 9), (0x42, 0xffffffff), (0x7e, 0xffffffff)]):
+        write("untar", "size-%d" % i, header + member(b"0", b"main/a", b"hello", how=size[0], other=size[1]) + file)
+    for i, name in enumerate([b"/etc/passwd", b"../x", b"main/../../x", b"main//x", b".", b"", b"main/" + b"n" * 90, b"main/\xff\n"]):
+        write("untar", "name-%d" % i, header + member(b"0", name, b"1") + member(b"1", b"main/h", target=name))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "a.tar")
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as t:
+            t.addfile(tarfile.TarInfo("main/f"))
+        with open(path, "rb") as f:
+            plain = f.read(2048)
+    write("untar", "raw", b"\1\0" + plain)
+    write("untar", "raw-zstd", b"\1\0" + subprocess.run(["zstd", "-c"], input=plain, stdout=subprocess.PIPE, check=True).stdout)
+    write("untar", "raw-zip", b"\1\0PK\3\4" + bytes(60))
 
 
 # ---- the repository ----
@@ -458,7 +527,7 @@ def lvm_report():
 
 
 def main():
-    for make in (lvm_report, ini, proto, agent, helper, entries, base_state, objects, keys, packs, manifests, vfs, index, paths):
+    for make in (lvm_report, ini, proto, agent, helper, entries, base_state, objects, keys, packs, manifests, vfs, index, paths, defaults, untar):
         make()
 
 
