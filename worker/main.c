@@ -235,8 +235,9 @@ int main(int argc, char **argv) {
         if (argc == 2 && strcmp(argv[1], "--recover") == 0)
                 return recover();
         if (argc != 2 || !class_is_known(argv[1])) {
-                (void) fprintf(stderr, "usage: holdpoint-worker backup|restore|maintain|configure\n"
-                                       "       holdpoint-worker --recover\n");
+                (void) fprintf(stderr,
+                               "usage: holdpoint-worker backup|restore|maintain|configure|image\n"
+                               "       holdpoint-worker --recover\n");
                 return 2;
         }
         return serve(argv[1]);

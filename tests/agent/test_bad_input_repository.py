@@ -255,30 +255,15 @@ def test_a_quota_while_staging(install):
 
 # --- a clock that is set back ----------------------------------------------------------------------------
 
-def shifted_clock(machine):
-    """One wrong clock for agent and workers; returns what sets it, in days from the machine's own."""
-    module, file = os.path.join(machine.directory, "wallclock.so"), os.path.join(machine.directory, "wallclock")
-    holdpoint.run("gcc", "-shared", "-fPIC", "-o", module, os.path.join(holdpoint.TOP, "tests", "lib", "wallclock.c"), "-ldl")
-    write(file, bytes(16))
-    for program in (machine.workers, machine.agent):
-        program.environment = dict(program.environment, LD_PRELOAD=module, WALLCLOCK=file)
-
-    def set_(days):
-        with open(file, "r+b") as f:
-            f.write(struct.pack("=qq", days * 86400, 0))
-    return set_
-
-
-@pytest.mark.skipif(not fakeclock.is_possible(), reason="the clock cannot be set under a sanitizer")
 def test_a_clock_that_is_set_back(install):
     """Files of the future are read again rather than believed; the newest backup stays the newest."""
     with holdpoint.LoopFs("btrfs", 512) as fs, holdpoint.Machine(install) as machine:
-        set_clock, data = shifted_clock(machine), fs.subvolume("data")
+        clock, data = fakeclock.WallClock(machine, machine.workers, machine.agent), fs.subvolume("data")
         write(os.path.join(data, "f"), b"first")
         machine.write_service("app", data)
         machine.start()
         first = machine.json("create", "app")
-        set_clock(-3)
+        clock.set(-3 * 86400)
         again = machine.json("create", "app")
         assert (again["status"], again["checksum"]) == ("completed", first["checksum"])
         assert again["created_at"] < first["created_at"]

@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 
 import holdpoint
+import memory
 import pytest
 import trees
 from busclient import BusError, Client, variant
@@ -502,4 +503,4 @@ def test_memory(reader, btrfs):
     assert result == "done" and summary["entries"] == 20081
     found, (result, summary) = reader.diff(first, second)
     assert len(found) == 2 and result == "done"
-    assert 0 < reader.peak < RSS_MAX
+    assert not memory.is_measurable() or 0 < reader.peak < RSS_MAX

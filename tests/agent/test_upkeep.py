@@ -14,9 +14,6 @@ import worker
 
 DAMAGED = 8  # exit code
 
-pytestmark = pytest.mark.skipif(not fakeclock.is_possible(), reason="the clock cannot be set under a sanitizer")
-
-
 class Site:
     def __init__(self, fs, machine):
         self.fs, self.machine, self.clock = fs, machine, fakeclock.FakeClock(machine)
