@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/schedule.h"
 #include "worker/run.h"
+#include "worker/systemd.h"
 
 #define NAME   "default"
 #define ORIGIN "defaults"
@@ -32,6 +33,19 @@ static bool is_same(const Schedule *s, const ConfigSchedule *wanted, const char 
                strcmp(s->time, time) == 0 && strcmp(s->backup_type, wanted->backup_type) == 0;
 }
 
+/* Whether it is enabled, but does not run: a worker ended before it had started it. */
+static bool is_half_done(void) {
+        static const char timer[] = "holdpoint@" NAME ".timer";
+        _cleanup_(systemd_closep) Systemd *s = NULL;
+        _cleanup_free_ char *file = NULL, *state = NULL;
+        Failure ignored = FAILURE_INIT; /* without systemd there is nothing to start */
+
+        return systemd_open(&s, &ignored) >= 0 &&
+               systemd_get_text(s, timer, "Unit", "UnitFileState", &file, &ignored) >= 0 &&
+               systemd_get_text(s, timer, "Unit", "ActiveState", &state, &ignored) >= 0 &&
+               strcmp(file, "enabled") == 0 && strcmp(state, "inactive") == 0;
+}
+
 /* 1 if something is to be done, 0 if not. A disabled one that is not there needs no timer. */
 static int is_wanted(const ConfigSchedule *wanted, const char *time, Failure *reterr) {
         _cleanup_schedule_ Schedule s = { 0 };
@@ -50,7 +64,7 @@ static int is_wanted(const ConfigSchedule *wanted, const char *time, Failure *re
                 log_debug("schedule " NAME " was set by hand and stays");
                 return 0;
         }
-        return !is_same(&s, wanted, time) || !wanted->enabled;
+        return !is_same(&s, wanted, time) || !wanted->enabled || is_half_done();
 }
 
 /* The request of "set-schedule" that this comes to. */

@@ -222,7 +222,7 @@ typedef struct Change {
         const char *name;
         char *timer;
         Schedule was; /* before; its name is NULL if there was none, or a broken one */
-        bool broken;
+        bool broken, was_enabled, switched;
 } Change;
 
 static void change_done(Change *c) {
@@ -231,13 +231,35 @@ static void change_done(Change *c) {
         schedule_done(&c->was);
 }
 
-/* Puts back what was there. What cannot be put back is said, beside the failure that led here. */
+static int run_timer(const Change *c, bool on, Failure *reterr) {
+        return systemd_run(c->systemd, on ? SYSTEMD_RESTART : SYSTEMD_STOP, c->timer,
+                           UNIT_TIMEOUT_USEC, NULL, NULL, reterr);
+}
+
+static int switch_timer(Change *c, bool on, Failure *reterr) {
+        int r;
+
+        c->switched = true;
+        r = systemd_enable(c->systemd, c->timer, on, reterr);
+        if (r >= 0)
+                r = systemd_reload(c->systemd, reterr);
+        return r < 0 ? r : run_timer(c, on, reterr);
+}
+
+/*
+ * Puts back what was there; its file first, since systemd does little with a timer that it does not
+ * understand. What cannot be put back is said, beside the failure that led here.
+ */
 static void take_back(Change *c) {
         Failure why = FAILURE_INIT;
         int r = c->was.name ? schedule_save(&c->was, &why) : schedule_remove(c->name, &why);
 
+        if (r >= 0 && c->switched)
+                r = systemd_enable(c->systemd, c->timer, c->was_enabled, &why);
         if (r >= 0)
                 r = systemd_reload(c->systemd, &why);
+        if (r >= 0 && c->switched)
+                r = run_timer(c, c->was_enabled, &why);
         if (r < 0)
                 log_warning("schedule %s: what was before could not be put back: %s", c->name,
                             why.text);
@@ -259,6 +281,40 @@ static int apply(Change *c, const Schedule *s, Failure *reterr) {
                              "systemd does not understand the calendar '%s'; see systemd.time(7), "
                              "and try it with 'systemd-analyze calendar'",
                              s->calendar);
+        return r;
+}
+
+/* systemd takes a day that never comes, and one that is over, for a calendar like any other. */
+static int check_elapses(Change *c, const Schedule *s, Failure *reterr) {
+        uint64_t next;
+        int r = systemd_get_u64(c->systemd, c->timer, "Timer", "NextElapseUSecRealtime", &next,
+                                reterr);
+
+        if (r < 0 || (next > 0 && next < UINT64_MAX))
+                return r;
+        return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                        "the calendar '%s' never comes: no backup would be made; try it with "
+                        "'systemd-analyze calendar'",
+                        s->calendar);
+}
+
+/*
+ * A new one is enabled before it is there: ended in between, it is not there at all, and the next
+ * attempt begins anew. The other way round that would find one that somebody has switched off.
+ */
+static int change(Change *c, const Schedule *s, bool enabled, Failure *reterr) {
+        int r = 0;
+
+        if (enabled && !c->was.name) {
+                c->switched = true;
+                r = systemd_enable(c->systemd, c->timer, true, reterr);
+        }
+        if (r >= 0)
+                r = apply(c, s, reterr);
+        if (r >= 0)
+                r = switch_timer(c, enabled, reterr);
+        if (r >= 0 && enabled)
+                r = check_elapses(c, s, reterr);
         if (r < 0)
                 take_back(c);
         return r;
@@ -273,19 +329,9 @@ static int wants_enabled(Work *w, Change *c, bool *ret, Failure *reterr) {
                 r = systemd_get_text(c->systemd, c->timer, "Unit", "UnitFileState", &state, reterr);
                 if (r < 0)
                         return r;
-                *ret = strcmp(state, "enabled") == 0;
+                *ret = c->was_enabled = strcmp(state, "enabled") == 0;
         }
         return work_bool(w, "enabled", *ret, ret, reterr);
-}
-
-static int switch_timer(Change *c, bool on, Failure *reterr) {
-        int r = systemd_enable(c->systemd, c->timer, on, reterr);
-
-        if (r >= 0)
-                r = systemd_reload(c->systemd, reterr);
-        return r < 0 ? r
-                     : systemd_run(c->systemd, on ? SYSTEMD_RESTART : SYSTEMD_STOP, c->timer,
-                                   UNIT_TIMEOUT_USEC, NULL, NULL, reterr);
 }
 
 static int begin_change(Work *w, Change *c, int *ret_lock, Failure *reterr) {
@@ -333,6 +379,17 @@ static int copy_schedule(const Schedule *from, const char *name, Schedule *ret, 
         return 0;
 }
 
+/* Another one that cannot be read does not undo what was done. */
+static int tell_done(Work *w, const Change *c, const char *done, Failure *reterr) {
+        Failure why = FAILURE_INIT;
+        int r = tell_all(w, c->systemd, &why);
+
+        return r < 0 ? fail_set(reterr, why.code, why.errnum,
+                                "schedule '%s' is %s, but not all schedules can be told: %s",
+                                c->name, done, why.text)
+                     : 0;
+}
+
 int run_set_schedule(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
         _cleanup_(change_done) Change c = { 0 };
         _cleanup_schedule_ Schedule s = { 0 };
@@ -352,15 +409,13 @@ int run_set_schedule(Work *w, const char **ret_result, json_object **ret_summary
                 return r;
         work_accepted(w);
         (void) umask(0022); /* unit files are no secrets, and the agent reads ours */
-        r = apply(&c, &s, reterr);
-        if (r >= 0)
-                r = switch_timer(&c, enabled, reterr);
+        r = change(&c, &s, enabled, reterr);
         if (r < 0)
                 return r;
         log_message(MESSAGE_SCHEDULE_SET, NULL, "schedule %s: %s backup at '%s', kept %u days, %s",
                     s.name, s.backup_type, s.calendar, s.retention_days,
                     enabled ? "enabled" : "disabled");
-        return tell_all(w, c.systemd, reterr);
+        return tell_done(w, &c, "set", reterr);
 }
 
 int run_delete_schedule(Work *w,
@@ -391,5 +446,5 @@ int run_delete_schedule(Work *w,
         if (r < 0)
                 return r;
         log_message(MESSAGE_SCHEDULE_DELETED, NULL, "schedule %s is deleted", c.name);
-        return tell_all(w, c.systemd, reterr);
+        return tell_done(w, &c, "deleted", reterr);
 }

@@ -71,6 +71,16 @@ def test_bad_schedules_change_nothing(guest):
         status 2 holdpoint schedule set '../x'
         status 2 holdpoint schedule set 'Upper'
         status 2 holdpoint schedule set other --calendar 'sometimes'
+        status 2 holdpoint schedule set other --calendar '*-02-30'
+        status 2 holdpoint schedule set good --calendar '2020-01-01' 2>/tmp/error
+        grep -q 'never comes' /tmp/error || fail "$(cat /tmp/error)"
+        systemctl is-active --quiet holdpoint@good.timer
+        same "$(systemctl show -P NextElapseUSecRealtime holdpoint@good.timer | grep -c 04:)" 1 "timers of before"
+        same "$(ls /etc/systemd/system/timers.target.wants | grep holdpoint@)" holdpoint@good.timer "enabled timers"
+        # What cannot be enabled is not there.
+        mkdir /etc/systemd/system/timers.target.wants/holdpoint@blocked.timer
+        status 1 holdpoint schedule set blocked --time 01:00
+        rmdir /etc/systemd/system/timers.target.wants/holdpoint@blocked.timer
         same "$(find /etc/systemd/system -type f -exec sha256sum {} + | sort)" "$before" "unit files"
         same "$(holdpoint schedule show good --json | jq -r .calendar)" '*-*-* 04:00:00' calendar
         same "$(holdpoint schedule list --json | jq '.schedules | length')" 1 schedules
@@ -78,8 +88,35 @@ def test_bad_schedules_change_nothing(guest):
         printf '[X-Holdpoint]\\nNonsense=1\\n' >/etc/systemd/system/holdpoint@good.timer.d/50-holdpoint.conf
         holdpoint schedule run good 2>/tmp/error && fail "a broken schedule ran" || true
         grep -q '50-holdpoint.conf:2:' /tmp/error || fail "$(cat /tmp/error)"
+        # Another one is changed all the same, and that is said.
+        status 1 holdpoint schedule set next --time 01:00 2>/tmp/error
+        grep -q "'next' is set.*50-holdpoint.conf:2:" /tmp/error || fail "$(cat /tmp/error)"
         holdpoint schedule set good --type app
         holdpoint schedule run good
+        systemctl is-enabled --quiet holdpoint@next.timer
+        """, seconds=240)
+
+
+def test_killed_half_way(guest):
+    """What is asked for again is made as if for the first time, enabled and running; by the agent, too."""
+    guest("""
+        data btrfs
+        application /srv/app 10
+        service app /srv/app
+        step() {
+                mkdir -p /etc/systemd/system/holdpoint-configure@.service.d
+                printf '[Service]\nEnvironment=HOLDPOINT_STEP=%s\n' "${1-}" >/etc/systemd/system/holdpoint-configure@.service.d/step.conf
+                systemctl daemon-reload
+        }
+        printf '%s\n' AUTO_BACKUP_ENABLED=true AUTO_BACKUP_TIME=04:30 >/etc/default/holdpoint
+        step schedule-written=kill
+        status 1 holdpoint schedule set nightly --time 03:00
+        soon 20 test -e /etc/systemd/system/holdpoint@default.timer.d/50-holdpoint.conf
+        step
+        holdpoint schedule set nightly --time 03:00 --json | jq -e '.enabled and .next_run != ""'
+        systemctl restart holdpointd
+        soon 20 systemctl is-active --quiet holdpoint@default.timer
+        systemctl is-enabled --quiet holdpoint@default.timer
         """, seconds=240)
 
 
