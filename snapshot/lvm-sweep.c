@@ -9,7 +9,8 @@
 
 /*
  * What crashed runs left. A snapshot of Holdpoint's is known by its tags, never by its name: a
- * volume that only looks like one is not touched.
+ * volume that only looks like one is not touched. Nor is one in a volume group that no service
+ * uses: a disk of another machine, or of a guest of this one, has what that machine needs.
  */
 
 /* The snapshot's name out of its second tag; false if there is none, or two. */
@@ -38,10 +39,10 @@ static int remove_volume(const LvmVolume *v, Failure *reterr) {
         return r < 0 ? r : lvm_run(&command, reterr);
 }
 
-bool snapshot_is_lvm(const char *path) {
+bool snapshot_is_lvm(const char *path, const char *vg_uuid) {
         _cleanup_close_ int fd = fd_open_absolute(path, O_PATH);
 
-        return fd >= 0 && lvm_is_candidate(fd);
+        return fd >= 0 && lvm_is_candidate(fd, vg_uuid);
 }
 
 int snapshot_sweep_lvm(const SnapshotSweep *sweep, Failure *reterr) {
@@ -54,7 +55,8 @@ int snapshot_sweep_lvm(const SnapshotSweep *sweep, Failure *reterr) {
                 Failure f = FAILURE_INIT;
 
                 if ((!v->is_snapshot && !v->is_thin) || !lvm_volume_has_tag(v, LVM_TAG) ||
-                    !name_of(v, name) || !sweep->is_leftover(sweep->userdata, name))
+                    !sweep->is_ours(sweep->userdata, v->vg_uuid) || !name_of(v, name) ||
+                    !sweep->is_leftover(sweep->userdata, name))
                         continue;
                 n += remove_volume(v, &f) >= 0;
                 sweep->told(sweep->userdata, name, f.code ? &f : NULL);

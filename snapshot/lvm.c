@@ -71,10 +71,10 @@ static int uuids_of(int fd, char ret_vg[LVM_UUID_MAX], char ret_lv[LVM_UUID_MAX]
         return r < 0 ? r : lvm_dm_uuid_parse(uuid, ret_vg, ret_lv);
 }
 
-bool lvm_is_candidate(int fd) {
+bool lvm_is_candidate(int fd, const char *vg_uuid) {
         char vg[LVM_UUID_MAX], lv[LVM_UUID_MAX];
 
-        return type_of(fd) && uuids_of(fd, vg, lv) >= 0;
+        return type_of(fd) && uuids_of(fd, vg, lv) >= 0 && (!vg_uuid || strcmp(vg, vg_uuid) == 0);
 }
 
 /* Which directory of the file system its mount shows; a bind mount shows another than the root. */
@@ -137,17 +137,19 @@ uint64_t lvm_snapshot_size(uint64_t origin_size, uint64_t room, uint64_t extent)
         if (size > origin_size)
                 size = origin_size;
         if (size > room && room >= LVM_SIZE_MIN)
-                size = room;
-        size -= size % extent;
+                size = room - room % extent;
+        size += (extent - size % extent) % extent;
         return size > room ? 0 : size;
 }
 
 static int no_room(const Volume *v, const LvmVolume *row, Failure *reterr) {
+        uint64_t least = row->extent > LVM_SIZE_MIN ? row->extent : LVM_SIZE_MIN;
+
         return fail_set(reterr, FAIL_SNAPSHOT_FULL, EOPNOTSUPP,
                         "volume group '%s' has no room for a snapshot of '%s' (%llu MiB free, at "
                         "least %llu MiB are needed): extend it, or set Snapshot=none",
                         row->name.vg, v->root, (unsigned long long) (row->vg_free >> 20),
-                        (unsigned long long) (LVM_SIZE_MIN >> 20));
+                        (unsigned long long) (least >> 20));
 }
 
 static int look_up(Volume *v, Failure *reterr) {

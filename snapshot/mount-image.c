@@ -13,6 +13,8 @@
 /*
  * XFS refuses a second file system with the uuid of a mounted one, which every snapshot of one is:
  * `nouuid`. Never `norecovery` or `noload`: what was synced but not yet written back would be lost.
+ * What ext4 does on errors stands in its superblock, which an image has from its origin; an image
+ * that overflows gives errors, and must not bring the machine down with "panic".
  */
 
 #define ATTRIBUTES                                                                                 \
@@ -39,6 +41,9 @@ static int configure(int context, const char *type, const char *device, bool rea
         if (fsconfig(context, FSCONFIG_SET_STRING, "source", device, 0) < 0)
                 return -errno;
         if (read_only && fsconfig(context, FSCONFIG_SET_FLAG, "ro", NULL, 0) < 0)
+                return -errno;
+        if (strcmp(type, "ext4") == 0 &&
+            fsconfig(context, FSCONFIG_SET_STRING, "errors", "remount-ro", 0) < 0)
                 return -errno;
         if (strcmp(type, "xfs") == 0 && fsconfig(context, FSCONFIG_SET_FLAG, "nouuid", NULL, 0) < 0)
                 return -errno;

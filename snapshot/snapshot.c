@@ -42,7 +42,7 @@ int snapshot_kind_parse(const char *text, SnapshotKind *ret) {
 static SnapshotKind choose(int fd) {
         if (place_is_btrfs(fd))
                 return SNAPSHOT_BTRFS;
-        return lvm_is_candidate(fd) ? SNAPSHOT_LVM : SNAPSHOT_NONE;
+        return lvm_is_candidate(fd, NULL) ? SNAPSHOT_LVM : SNAPSHOT_NONE;
 }
 
 static int find_as(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr) {

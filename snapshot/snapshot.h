@@ -123,17 +123,20 @@ bool snapshot_shares_room(json_object *identity, const Volume *v);
 
 /* Who is asked about, and told of, snapshots that Holdpoint made in LVM. */
 typedef struct SnapshotSweep {
+        bool (*is_ours)(void *userdata, const char *vg_uuid); /* the volume group */
         bool (*is_leftover)(void *userdata, const char *name);
         void (*told)(void *userdata, const char *name, const Failure *why); /* NULL: removed */
         void *userdata;
 } SnapshotSweep;
 
-/* True if the path lies on a logical volume that snapshots may be made of. */
-bool snapshot_is_lvm(const char *path);
+/* True if the path lies on a logical volume that snapshots may be made of; of this group, or of any
+ * (NULL). */
+bool snapshot_is_lvm(const char *path, const char *vg_uuid);
 
 /*
- * Removes the snapshots with Holdpoint's tags that are leftovers: never any by its name alone.
- * Returns how many. The areas of btrfs are their owner's to look through.
+ * Removes the snapshots with Holdpoint's tags that are leftovers: never any by its name alone, and
+ * none in a volume group that is not ours, where they may be those of another machine. Returns how
+ * many. The areas of btrfs are their owner's to look through.
  */
 int snapshot_sweep_lvm(const SnapshotSweep *sweep, Failure *reterr);
 

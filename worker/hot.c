@@ -436,10 +436,6 @@ static size_t sweep_area(const HotList *l, const char *target) {
         return n;
 }
 
-static bool is_leftover_of(void *userdata, const char *name) {
-        return is_leftover(userdata, name);
-}
-
 static void tell_swept(void *userdata, const char *name, const Failure *why) {
         if (why)
                 log_warning("leftover %s: %s", name, why->text);
@@ -447,27 +443,45 @@ static void tell_swept(void *userdata, const char *name, const Failure *why) {
                 log_notice("removed %s, left by a run that did not end", name);
 }
 
-static bool uses_lvm(const Config *c) {
+/* Whether a configured path lies in LVM, in this volume group or in any (NULL). */
+static bool uses_lvm(const Config *c, const char *vg_uuid) {
         for (size_t i = 0; i < c->n_services; i++)
                 for (size_t k = 0; k < c->services[i].paths.n; k++)
-                        if (snapshot_is_lvm(c->services[i].paths.items[k]))
+                        if (snapshot_is_lvm(c->services[i].paths.items[k], vg_uuid))
                                 return true;
         return false;
 }
 
+typedef struct LvmSweep {
+        const Config *config;
+        HotList list;
+} LvmSweep;
+
+static bool is_our_group(void *userdata, const char *vg_uuid) {
+        return uses_lvm(((LvmSweep *) userdata)->config, vg_uuid);
+}
+
+static bool is_leftover_of(void *userdata, const char *name) {
+        return is_leftover(&((LvmSweep *) userdata)->list, name);
+}
+
 size_t hot_sweep_lvm(Work *w) {
-        _cleanup_(hot_list_done) HotList l = { .dir = -1 };
-        SnapshotSweep sweep = { .is_leftover = is_leftover_of, .told = tell_swept, .userdata = &l };
+        LvmSweep ours = { .config = w->config, .list = { .dir = -1 } };
+        SnapshotSweep sweep = { .is_ours = is_our_group,
+                                .is_leftover = is_leftover_of,
+                                .told = tell_swept,
+                                .userdata = &ours };
         _cleanup_close_ int lock = -1;
         Failure f = FAILURE_INIT;
         int n;
 
-        if (!uses_lvm(w->config))
+        if (!uses_lvm(w->config, NULL))
                 return 0;
         lock = hot_lock(w, true, &f);
-        n = lock < 0 ? lock : load_all(w, false, &l, &f);
+        n = lock < 0 ? lock : load_all(w, false, &ours.list, &f);
         if (n >= 0)
                 n = snapshot_sweep_lvm(&sweep, &f);
+        hot_list_done(&ours.list);
         if (n < 0)
                 log_warning("LVM snapshots that runs may have left are not looked for: %s", f.text);
         return n < 0 ? 0 : (size_t) n;

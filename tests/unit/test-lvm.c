@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "snapshot/dm.h"
 #include "snapshot/lvm-command.h"
+#include "snapshot/lvm-internal.h"
 #include "snapshot/lvm-name.h"
 #include "snapshot/lvm-report.h"
 
@@ -376,6 +377,30 @@ static void test_usage(void **state) {
         assert_int_equal(dm_percent(UINT64_MAX, 10), 100);
 }
 
+/* ---- sizes ---- */
+
+#define MIB (UINT64_C(1) << 20)
+
+static void test_sizes(void **state) {
+        static const struct {
+                uint64_t origin, room, extent, wanted; /* MiB */
+        } cases[] = {
+                { 1000, 9000, 4, 200 },  { 100, 9000, 4, 64 },        { 20, 9000, 4, 20 },
+                { 1000, 150, 4, 148 },   { 1000, 63, 4, 0 },          { 1000, 0, 4, 0 },
+                { 1012, 9000, 4, 204 },  { 4096, 9000, 1024, 1024 },  { 10240, 9000, 1024, 2048 },
+                { 4096, 1000, 1024, 0 }, { 10240, 1500, 1024, 1024 }, { 20, 12, 4, 0 },
+                { 512, 9000, 128, 128 },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                uint64_t size = lvm_snapshot_size(cases[i].origin * MIB, cases[i].room * MIB,
+                                                  cases[i].extent * MIB);
+
+                if (size != cases[i].wanted * MIB)
+                        fail_msg("case %zu: %llu MiB", i, (unsigned long long) (size / MIB));
+        }
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_names),         cmocka_unit_test(test_pairs),
@@ -383,7 +408,7 @@ int main(void) {
                 cmocka_unit_test(test_the_last_gate), cmocka_unit_test(test_report),
                 cmocka_unit_test(test_no_volumes),    cmocka_unit_test(test_kinds),
                 cmocka_unit_test(test_hostile),       cmocka_unit_test(test_no_reports),
-                cmocka_unit_test(test_usage),
+                cmocka_unit_test(test_usage),         cmocka_unit_test(test_sizes),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

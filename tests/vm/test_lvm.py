@@ -194,11 +194,15 @@ END
 
 
 def test_overflow_and_growth(guest):
-    """A snapshot that fills up is made larger while there is room; without room the job fails, and nothing is left."""
+    """A snapshot that fills up is made larger while there is room; without room the job fails, and nothing is left.
+
+    Nor does the machine panic where its file system is made to.
+    """
     guest(LVM + """
         group
         classic data 600M
         data ext4 /dev/vg-a/data /srv
+        tune2fs -e panic /dev/vg-a/data >/dev/null
         application /srv/app
         service app /srv/app
         write() { dd if=/dev/urandom of=/srv/load bs=1M count="$1" conv=fsync status=none; }
@@ -239,10 +243,18 @@ def test_overflow_and_growth(guest):
 
 
 def test_leftovers(guest):
-    """What a killed worker leaves goes with the next backup, known by its tags; a name alone is nothing."""
+    """What a killed worker leaves goes with the next backup, known by its tags; a name alone is nothing.
+
+    Nothing is known of a group that no service uses: it may be another machine's.
+    """
+    guest.disks.append(guest.disk("second"))
     guest(LVM + """
         group
         classic data 400M
+        pvcreate -q /dev/ubdc >/dev/null
+        vgcreate -q vg-z /dev/ubdc >/dev/null
+        lvcreate -q -y -L 64M -n data vg-z >/dev/null
+        lvcreate -q -y -s -L 32M -n theirs --addtag holdpoint --addtag holdpoint.hot.00000000-0000-4000-8000-000000000001.0 vg-z/data >/dev/null
         data ext4 /dev/vg-a/data /srv
         application /srv/app
         service app /srv/app
@@ -251,13 +263,15 @@ def test_leftovers(guest):
         lvcreate -q -y -s -L 32M -n keep-me --addtag holdpointed --addtag holdpoint.x vg-a/data >/dev/null
         step point-taken=kill
         status 1 holdpoint create app
-        same "$(ours | wc -l)" 1 "snapshots that the killed worker left"
+        same "$(ours | wc -l)" 2 "snapshots that the killed worker left"
         step held=kill
         status 1 holdpoint create app
         step
         holdpoint create app --json | jq -e '.status == "completed"'
-        same "$(ours)" "" "snapshots that are left"
+        same "$(ours)" "theirs" "snapshots that are left"
         lvs "vg-a/holdpoint-hot.$id.0" vg-a/keep-me
+        lvs vg-z/theirs
+        lvremove -q -y vg-z >/dev/null
         # A worker that dies while LVM works: LVM's command is whole all the same.
         holdpoint create app >/dev/null 2>&1 &
         job=$!
