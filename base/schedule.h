@@ -24,7 +24,7 @@ typedef struct Schedule {
         char *frequency;   /* daily, weekly, monthly; "": only the calendar says */
         char *time;        /* HH:MM, with a frequency; else "" */
         char *calendar;    /* systemd's calendar expression */
-        char *origin;      /* "defaults": follows /etc/default/holdpoint; else "" */
+        char *origin;      /* "defaults…": follows /etc/default/holdpoint; else "" */
         uint32_t retention_days;
 } Schedule;
 

@@ -1,7 +1,7 @@
 /*
- * The schedule named "default" follows AUTO_BACKUP_* of /etc/default/holdpoint, which may be
- * readable for root alone: so it is a worker that looks. Once somebody has set it over D-Bus it is
- * theirs and stays as it is.
+ * The schedule named "default" follows AUTO_BACKUP_* and the days of /etc/default/holdpoint, which
+ * may be readable for root alone: so it is a worker that looks. Once somebody has set it over D-Bus
+ * or switched its timer with systemctl, it is theirs and stays as it is.
  */
 
 #include <errno.h>
@@ -11,10 +11,10 @@
 #include "base/log.h"
 #include "base/schedule.h"
 #include "worker/run.h"
-#include "worker/systemd.h"
+#include "worker/schedule-change.h"
 
-#define NAME   "default"
-#define ORIGIN "defaults"
+#define NAME          "default"
+#define TIME_TEXT_MAX 16
 
 static const char *frequency_text(ConfigFrequency f) {
         switch (f) {
@@ -28,52 +28,64 @@ static const char *frequency_text(ConfigFrequency f) {
         return "";
 }
 
-static bool is_same(const Schedule *s, const ConfigSchedule *wanted, const char *time) {
+static void write_time(const ConfigSchedule *wanted, char text[TIME_TEXT_MAX]) {
+        (void) snprintf(text, TIME_TEXT_MAX, "%02u:%02u", wanted->hour, wanted->minute);
+}
+
+/* All that the file says, but for whether the timer is on. */
+static bool is_same(const Work *w, const Schedule *s) {
+        const ConfigSchedule *wanted = &w->config->default_schedule;
+        char time[TIME_TEXT_MAX];
+
+        write_time(wanted, time);
         return strcmp(s->frequency, frequency_text(wanted->frequency)) == 0 &&
-               strcmp(s->time, time) == 0 && strcmp(s->backup_type, wanted->backup_type) == 0;
+               strcmp(s->time, time) == 0 && strcmp(s->backup_type, wanted->backup_type) == 0 &&
+               s->retention_days == w->config->retention_days;
 }
 
-/* Whether it is enabled, but does not run: a worker ended before it had started it. */
-static bool is_half_done(void) {
-        static const char timer[] = "holdpoint@" NAME ".timer";
-        _cleanup_(systemd_closep) Systemd *s = NULL;
-        _cleanup_free_ char *file = NULL, *state = NULL;
-        Failure ignored = FAILURE_INIT; /* without systemd there is nothing to start */
-
-        return systemd_open(&s, &ignored) >= 0 &&
-               systemd_get_text(s, timer, "Unit", "UnitFileState", &file, &ignored) >= 0 &&
-               systemd_get_text(s, timer, "Unit", "ActiveState", &state, &ignored) >= 0 &&
-               strcmp(file, "enabled") == 0 && strcmp(state, "inactive") == 0;
+static bool is_followed(const Schedule *s) {
+        return strncmp(s->origin, SCHEDULE_FOLLOWS, strlen(SCHEDULE_FOLLOWS)) == 0;
 }
 
-/* 1 if something is to be done, 0 if not. A disabled one that is not there needs no timer. */
-static int is_wanted(const ConfigSchedule *wanted, const char *time, Failure *reterr) {
+static int is_wanted(Work *w, const Schedule *was, bool enabled, Failure *reterr) {
+        const ConfigSchedule *wanted = &w->config->default_schedule;
+        bool left_on, left_off;
+
+        if (!was->name)
+                return 1;
+        left_on = strcmp(was->origin, SCHEDULE_FOLLOWS_ENABLED) == 0;
+        left_off = strcmp(was->origin, SCHEDULE_FOLLOWS_DISABLED) == 0;
+        if (!is_followed(was) || (left_on && !enabled) || (left_off && enabled)) {
+                log_info("schedule " NAME " was %s by hand and stays as it is",
+                         !is_followed(was) ? "set"
+                         : enabled         ? "enabled"
+                                           : "disabled");
+                return 0;
+        }
+        if (!left_on && !left_off)
+                return 1; /* not all of the last change was made */
+        return !is_same(w, was) || wanted->enabled != enabled;
+}
+
+/* One that is off and not there needs no timer, and no systemd. */
+static bool is_needless(const ConfigSchedule *wanted) {
         _cleanup_schedule_ Schedule s = { 0 };
-        int r;
+        Failure why = FAILURE_INIT;
 
-        if (!wanted->is_set)
-                return 0;
-        r = schedule_load(NAME, &s, reterr);
-        if (r < 0 && reterr->code == FAIL_NO_SUCH_SCHEDULE) {
-                *reterr = FAILURE_INIT;
-                return wanted->enabled;
-        }
-        if (r < 0)
-                return r;
-        if (strcmp(s.origin, ORIGIN) != 0) {
-                log_debug("schedule " NAME " was set by hand and stays");
-                return 0;
-        }
-        return !is_same(&s, wanted, time) || !wanted->enabled || is_half_done();
+        return !wanted->is_set || (!wanted->enabled && schedule_load(NAME, &s, &why) < 0 &&
+                                   why.code == FAIL_NO_SUCH_SCHEDULE);
 }
 
 /* The request of "set-schedule" that this comes to. */
-static int fill_request(Work *w, const ConfigSchedule *wanted, const char *time) {
+static int fill_request(Work *w, const ConfigSchedule *wanted) {
+        const char *frequency = frequency_text(wanted->frequency);
         json_object *o = w->request;
+        char time[TIME_TEXT_MAX];
 
-        return json_put_string(o, "name", NAME) < 0 || json_put_string(o, "origin", ORIGIN) < 0 ||
-                               json_put_string(o, "frequency", frequency_text(wanted->frequency)) <
-                                       0 ||
+        write_time(wanted, time);
+        return json_put_string(o, "name", NAME) < 0 ||
+                               json_put_string(o, "origin", SCHEDULE_FOLLOWS) < 0 ||
+                               json_put_string(o, "frequency", frequency) < 0 ||
                                json_put_string(o, "time", time) < 0 ||
                                json_put_string(o, "backup_type", wanted->backup_type) < 0 ||
                                json_put_u64(o, "retention_days", w->config->retention_days) < 0 ||
@@ -87,14 +99,10 @@ int run_default_schedule(Work *w,
                          json_object **ret_summary,
                          Failure *reterr) {
         const ConfigSchedule *wanted = &w->config->default_schedule;
-        char time[16];
-        int r;
 
-        (void) snprintf(time, sizeof(time), "%02u:%02u", wanted->hour, wanted->minute);
-        r = is_wanted(wanted, time, reterr);
-        if (r <= 0)
-                return r;
-        if (fill_request(w, wanted, time) < 0)
+        if (is_needless(wanted))
+                return 0;
+        if (fill_request(w, wanted) < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "schedule");
-        return run_set_schedule(w, ret_result, ret_summary, reterr);
+        return schedule_change(w, is_wanted, reterr);
 }

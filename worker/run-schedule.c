@@ -17,6 +17,7 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/run.h"
+#include "worker/schedule-change.h"
 #include "worker/systemd.h"
 
 #define UNIT_TIMEOUT_USEC (60 * USEC_PER_SEC)
@@ -320,18 +321,14 @@ static int change(Change *c, const Schedule *s, bool enabled, Failure *reterr) {
         return r;
 }
 
-static int wants_enabled(Work *w, Change *c, bool *ret, Failure *reterr) {
+/* What systemd says of the timer of a schedule that is there. */
+static int load_enabled(Change *c, Failure *reterr) {
         _cleanup_free_ char *state = NULL;
-        int r;
+        int r = systemd_get_text(c->systemd, c->timer, "Unit", "UnitFileState", &state, reterr);
 
-        *ret = true;
-        if (c->was.name) {
-                r = systemd_get_text(c->systemd, c->timer, "Unit", "UnitFileState", &state, reterr);
-                if (r < 0)
-                        return r;
-                *ret = c->was_enabled = strcmp(state, "enabled") == 0;
-        }
-        return work_bool(w, "enabled", *ret, ret, reterr);
+        if (r >= 0)
+                c->was_enabled = strcmp(state, "enabled") == 0;
+        return r;
 }
 
 static int begin_change(Work *w, Change *c, int *ret_lock, Failure *reterr) {
@@ -390,32 +387,66 @@ static int tell_done(Work *w, const Change *c, const char *done, Failure *reterr
                      : 0;
 }
 
-int run_set_schedule(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
-        _cleanup_(change_done) Change c = { 0 };
-        _cleanup_schedule_ Schedule s = { 0 };
-        _cleanup_close_ int lock = -1;
-        bool enabled;
-        int r = begin_change(w, &c, &lock, reterr);
+/* Last of all: from here on, another state of the timer is somebody's will. */
+static int note_switched(Change *c, Schedule *s, bool enabled, Failure *reterr) {
+        int r;
 
+        if (!*s->origin)
+                return 0;
+        step("schedule-switched");
+        r = replace(&s->origin, enabled ? SCHEDULE_FOLLOWS_ENABLED : SCHEDULE_FOLLOWS_DISABLED,
+                    reterr);
         if (r >= 0)
-                r = copy_schedule(&c.was, c.name, &s, reterr);
+                r = schedule_save(s, reterr);
+        return r < 0 ? r : systemd_reload(c->systemd, reterr);
+}
+
+static int set(Work *w, Change *c, Failure *reterr) {
+        _cleanup_schedule_ Schedule s = { 0 };
+        bool enabled;
+        int r = copy_schedule(&c->was, c->name, &s, reterr);
+
         if (r >= 0)
                 r = take_calendar(w, &s, reterr);
         if (r >= 0)
                 r = take_rest(w, &s, reterr);
         if (r >= 0)
-                r = wants_enabled(w, &c, &enabled, reterr);
+                r = work_bool(w, "enabled", !c->was.name || c->was_enabled, &enabled, reterr);
         if (r < 0)
                 return r;
         work_accepted(w);
         (void) umask(0022); /* unit files are no secrets, and the agent reads ours */
-        r = change(&c, &s, enabled, reterr);
+        r = change(c, &s, enabled, reterr);
+        if (r >= 0)
+                r = note_switched(c, &s, enabled, reterr);
         if (r < 0)
                 return r;
         log_message(MESSAGE_SCHEDULE_SET, NULL, "schedule %s: %s backup at '%s', kept %u days, %s",
                     s.name, s.backup_type, s.calendar, s.retention_days,
                     enabled ? "enabled" : "disabled");
-        return tell_done(w, &c, "set", reterr);
+        return tell_done(w, c, "set", reterr);
+}
+
+int schedule_change(Work *w, ScheduleCheck *check, Failure *reterr) {
+        _cleanup_(change_done) Change c = { 0 };
+        _cleanup_schedule_ Schedule broken = { 0 };
+        _cleanup_close_ int lock = -1;
+        int r = begin_change(w, &c, &lock, reterr);
+
+        if (r >= 0 && c.broken && check)
+                return schedule_load(c.name, &broken, reterr); /* nobody has asked for another */
+        if (r >= 0 && c.was.name)
+                r = load_enabled(&c, reterr);
+        if (r >= 0 && check) {
+                r = check(w, &c.was, c.was_enabled, reterr);
+                if (r <= 0)
+                        return r;
+        }
+        return r < 0 ? r : set(w, &c, reterr);
+}
+
+int run_set_schedule(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
+        return schedule_change(w, NULL, reterr);
 }
 
 int run_delete_schedule(Work *w,

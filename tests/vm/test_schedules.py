@@ -117,6 +117,17 @@ def test_killed_half_way(guest):
         systemctl restart holdpointd
         soon 20 systemctl is-active --quiet holdpoint@default.timer
         systemctl is-enabled --quiet holdpoint@default.timer
+
+        # Switched, but not noted down: not taken for what somebody has done by hand.
+        step schedule-switched=kill
+        sed -i s/true/false/ /etc/default/holdpoint
+        systemctl reload holdpointd
+        soon 20 sh -c '! systemctl is-enabled --quiet holdpoint@default.timer'
+        soon 20 grep -qx Origin=defaults /etc/systemd/system/holdpoint@default.timer.d/50-holdpoint.conf
+        step
+        sed -i s/false/true/ /etc/default/holdpoint
+        systemctl reload holdpointd
+        soon 20 systemctl is-active --quiet holdpoint@default.timer
         """, seconds=240)
 
 
@@ -179,12 +190,39 @@ def test_settings_by_environment(guest):
                 holdpoint schedule show default --json | jq -r '.calendar, .backup_type, .retention_days' | paste -sd' '
         }
         same "$(show)" 'Mon *-*-* 04:30:00 app 14' "the schedule"
-        sed -i s/04:30/05:30/ /etc/default/holdpoint
-        systemctl reload holdpointd
-        soon 20 sh -c "holdpoint schedule show default --json | grep -q 05:30"
+        said() { sed -i "$1" /etc/default/holdpoint; systemctl reload holdpointd; }
+        shows() { [[ $(show) == "$1" ]]; }
+        said 's/04:30/05:30/; s/DAYS=14/DAYS=21/'
+        soon 20 shows 'Mon *-*-* 05:30:00 app 21'
+        said s/DAYS=21/DAYS=14/                # alone, it counts, too
+        soon 20 shows 'Mon *-*-* 05:30:00 app 14'
+        off() { ! systemctl is-enabled --quiet holdpoint@default.timer && ! systemctl is-active --quiet holdpoint@default.timer; }
+        on() { systemctl is-enabled --quiet holdpoint@default.timer && systemctl is-active --quiet holdpoint@default.timer; }
+        said s/ENABLED=true/ENABLED=false/
+        soon 20 off
+        said s/ENABLED=false/ENABLED=true/
+        soon 20 on
+
+        # What an operator does is theirs: first systemctl, then "schedule set".
+        told() { journalctl -q -o cat | grep -c "was $1 by hand and stays" || true; }
+        told_again() { (($(told "$1") > $2)); }
+        stays() {       # HOW CHANGE
+                local before
+                before=$(told "$1")
+                said "$2"
+                soon 20 told_again "$1" "$before"
+        }
+        systemctl disable -q --now holdpoint@default.timer
+        stays disabled s/05:30/05:45/
+        off || fail "a timer that was switched off is on"
+        same "$(show)" 'Mon *-*-* 05:30:00 app 14' "a schedule that was switched off"
+        systemctl enable -q --now holdpoint@default.timer
+        systemctl reload holdpointd            # as it was left: followed again
+        soon 20 shows 'Mon *-*-* 05:45:00 app 14'
         holdpoint schedule set default --time 06:00
-        systemctl restart holdpointd
-        holdpoint status >/dev/null || true
-        sleep 3
+        stays set s/05:45/05:50/
         same "$(show)" 'Mon *-*-* 06:00:00 app 14' "a schedule that was set by hand"
+        holdpoint schedule delete default --yes
+        systemctl reload holdpointd            # deleted, it comes back as the file says
+        soon 20 shows 'Mon *-*-* 05:50:00 app 14'
         """, seconds=240)
