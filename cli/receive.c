@@ -5,6 +5,8 @@
 #include <libgen.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "base/fd.h"
@@ -93,14 +95,36 @@ static int cannot_write(Cli *cli, const char *path, int errnum) {
                          "--output %s: %s", path, strerror(errnum));
 }
 
+/*
+ * What is no file is written as it is: one that took its place would be the end of a device. Only
+ * root makes devices; somebody else's pipe or link may stand there to catch what root exports.
+ */
+static int
+to_special(Cli *cli, ClientCall *call, const char *path, const struct stat *st, FollowJob *ret) {
+        _cleanup_close_ int fd = -1;
+        FollowStream stream = { .sink = write_out, .userdata = &fd, .progress = true };
+
+        if (!S_ISCHR(st->st_mode) && !S_ISBLK(st->st_mode) &&
+            !(S_ISFIFO(st->st_mode) && st->st_uid == geteuid()))
+                return cli_error(&cli->error, CLI_EXIT_FAILED, "Internal",
+                                 "--output %s: there is something that is no file; name another "
+                                 "place, or '-' for standard output",
+                                 path);
+        fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW);
+        return fd < 0 ? cannot_write(cli, path, errno) : follow_stream(cli, call, &stream, ret);
+}
+
 int receive_file(Cli *cli, ClientCall *call, const char *path, mode_t mode, FollowJob *ret) {
         _cleanup_free_ char *copy = NULL, *part = NULL;
         _cleanup_close_ int dir = -1, fd = -1;
         FollowStream stream = { .sink = write_out, .userdata = &fd, .progress = true };
+        struct stat st;
         int r;
 
         if (!path || strcmp(path, "-") == 0)
                 return to_stdout(cli, call, ret);
+        if (lstat(path, &st) >= 0 && !S_ISREG(st.st_mode))
+                return to_special(cli, call, path, &st, ret);
         copy = strdup(path);
         part = text_printf("%s.part-%d", path, (int) getpid());
         if (!copy || !part)

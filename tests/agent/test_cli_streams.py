@@ -147,6 +147,25 @@ def test_an_export_that_cannot_be_written(shell, agent, tmp_path):  # noqa: F811
     assert done.returncode == 1 and "No space left" in done.stderr
 
 
+def test_an_export_does_not_replace_what_is_no_file(shell, agent, tmp_path):  # noqa: F811
+    """A device stays one and gets the bytes; a link is not followed, and not replaced."""
+    device, pipe, link, behind = (tmp_path / name for name in ("null", "pipe", "link", "behind"))
+    agent.replies["OpenBackup"] = stream(b"archive")
+    agent.replies["GetJob"] = job(summary=Variant("a{sv}", dictionary(bytes=7, files=1)))
+    os.mkfifo(pipe)
+    link.symlink_to(behind)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert shell.run("export", ID % 1, "-o", str(pipe))[0] == 0
+    assert os.read(reader, 100) == b"archive" and pipe.is_fifo()
+    os.close(reader)
+    if os.geteuid() == 0:
+        os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        assert shell.run("export", ID % 1, "-o", str(device))[0] == 0
+        assert device.is_char_device()
+    code, _, err = shell.run("export", ID % 1, "-o", str(link))
+    assert code == 1 and "no file" in err and link.is_symlink() and not behind.exists()
+
+
 def test_an_archive_is_nothing_for_a_terminal(shell, agent):  # noqa: F811
     code, shown = shell.on_terminal("export", ID % 1)
     assert code == 2 and "-o" in shown and not agent.called("OpenBackup")
