@@ -2,6 +2,8 @@
 
 import json
 import os
+import pwd
+import re
 import shutil
 import sys
 import time
@@ -13,8 +15,8 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 from busclient import BusError, Client, FakeWorkers, JOB, MANAGER, PROPERTIES, variant  # noqa: E402
-from holdpoint import BUS_NAME, BUS_ROOT, Install, Machine, wait_until  # noqa: E402
-from polkit import ACTIONS, RULES, Polkit, call_as, start_as  # noqa: E402
+from holdpoint import BUS_NAME, BUS_ROOT, Install, Machine, TOP, wait_until  # noqa: E402
+from polkit import ACTIONS, RULES, Person, Polkit, call_as, start_as  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: callers run as other users")
 
@@ -23,8 +25,10 @@ DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 CHALLENGE = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
 UNKNOWN = str(uuid.uuid4())
+QUESTIONS_MAX = 16  # of one user that may wait for polkit (bus-auth.c)
 
 # member -> (action, signature, arguments): well formed, so that whoever is let in gets as far as the handler.
+# A descriptor is of a file that everybody may read.
 MATRIX = {
     "CreateBackup": ("create", "ssa{sv}", ["alpha", "x", {}]),
     "ListBackups": ("list", "a{sv}", [{}]),
@@ -49,13 +53,13 @@ MATRIX = {
     "ListJobs": ("list", "a{sv}", [{}]),
     "GetJob": ("list", "u", [4000000]),
     "ExportRecoveryKey": ("manage-keys", "a{sv}", [{"x": ["b", True]}]),
-    "ProveRecoveryKey": ("manage-keys", None, None),
+    "ProveRecoveryKey": ("manage-keys", "h", [0]),
     "ForgetPrivateKey": ("manage-keys", "a{sv}", [{"x": ["b", True]}]),
     "Diagnose": ("verify", "a{sv}", [{}]),
     "GetStatus": ("list", "a{sv}", [{}]),
     "Reload": ("manage-configuration", "", []),
     "GetRepository": ("list", "a{sv}", [{}]),
-    "ImportBackup": ("manage-configuration", None, None),
+    "ImportBackup": ("manage-configuration", "hsa{sv}", [0, "x", {}]),
 }
 
 EVERYTHING = 'polkit.addRule(function(a, s) { if (s.user == "%s") return polkit.Result.YES; });' % BACKEND
@@ -79,16 +83,12 @@ def machine(install):
             yield m
 
 
-def members(machine):
-    """Those that are there and can be called without a descriptor."""
-    return [name for name in MATRIX if MATRIX[name][1] is not None and name in described(machine)]
-
-
 def attempts(names):
-    return [(name, MATRIX[name][1], MATRIX[name][2], {}) for name in names]
+    return [(name, MATRIX[name][1], MATRIX[name][2], {"open": ["/etc/passwd"]} if "h" in MATRIX[name][1] else {})
+            for name in names]
 
 
-def outcomes(user, machine, names):
+def outcomes(user, machine, names=tuple(MATRIX)):
     return dict(zip(names, call_as(user, machine, attempts(names))))
 
 
@@ -99,43 +99,105 @@ def described(machine):
     return {m.get("name") for m in manager.iter("method")}
 
 
+def table():
+    """The manual page's: action -> its members, and what remote, inactive and active sessions get."""
+    with open(os.path.join(TOP, "docs", "man", "org.holdpoint.Backup1.5.scd")) as f:
+        rows = re.findall(r"^\|  \*([a-z-]+)\*\n:  ([A-Za-z ]+)\n:  ([a-z_]+), ([a-z_]+), ([a-z_]+)$", f.read(), re.M)
+    return {action: (set(members.split()), sessions) for action, members, *sessions in rows}
+
+
 def test_every_member_has_a_row(machine):
-    assert described(machine) <= set(MATRIX)
+    assert described(machine) == set(MATRIX)
+    assert {action: members for action, (members, _) in table().items()} == {
+        action: {name for name, row in MATRIX.items() if row[0] == action} for action in {row[0] for row in MATRIX.values()}}
 
 
 def test_every_action_is_described():
-    """Texts in both languages, defaults, and the agent as owner."""
+    """Texts in both languages, the defaults that the manual page promises, and the agent as owner."""
     tree = ElementTree.parse(ACTIONS)
     language = "{http://www.w3.org/XML/1998/namespace}lang"
-    found = set()
+    defaults = {}
     for action in tree.iter("action"):
-        found.add(action.get("id").replace("org.holdpoint.backup1.", ""))
+        defaults[action.get("id").replace("org.holdpoint.backup1.", "")] = [
+            action.find("defaults").find("allow_" + session).text for session in ("any", "inactive", "active")]
         for tag in ("description", "message"):
             texts = {e.get(language): e.text for e in action.iter(tag)}
             assert texts[None] and texts["zh_CN"]
         owner, = [e.text for e in action.iter("annotate") if e.get("key") == "org.freedesktop.policykit.owner"]
         assert owner == "unix-user:holdpoint"
-    assert found == {row[0] for row in MATRIX.values()}
+    assert defaults == {action: sessions for action, (_, sessions) in table().items()}
 
 
 def test_root_needs_no_polkit(machine):
-    names = members(machine)
-    assert DENIED not in outcomes("root", machine, names).values()
+    assert DENIED not in outcomes("root", machine).values()
 
 
 def test_without_polkit_root_only(machine):
-    names = members(machine)
-    assert set(outcomes(ORDINARY, machine, names).values()) == {DENIED}
+    assert set(outcomes(ORDINARY, machine).values()) == {DENIED}
 
 
-def test_defaults(machine):
-    """Without a session nobody is asked for a password: what an administrator could do is a challenge."""
-    destructive = {"restore", "delete", "manage-schedule", "manage-keys", "manage-configuration", "read-files"}
+def test_nobody_is_asked_unless_he_allows_it(machine):
+    """What an administrator could do is a challenge."""
     with Polkit(machine):
         for user in (ORDINARY, BACKEND):
-            for name, outcome in outcomes(user, machine, members(machine)).items():
-                wanted = DENIED if MATRIX[name][0] in destructive else CHALLENGE
-                assert outcome == wanted, (user, name)
+            for name, outcome in outcomes(user, machine).items():
+                assert outcome == (DENIED if table()[MATRIX[name][0]][1][0] == "no" else CHALLENGE), (user, name)
+
+
+def expected(session):
+    """The members that such a session is let in to once its questions are answered, and the questions in their order."""
+    column = ("remote", "inactive", "active").index(session)
+    allowed, asked, kept = set(), [], set()
+    for name, row in MATRIX.items():
+        wanted = table()[row[0]][1][column]
+        if wanted == "no":
+            continue
+        allowed.add(name)
+        if wanted == "yes" or row[0] in kept:
+            continue
+        asked.append(row[0])
+        if wanted == "auth_admin_keep":
+            kept.add(row[0])
+    return allowed, asked
+
+
+def test_administrator(machine):
+    """All members from all kinds of sessions, of an administrator and of somebody who has one come over.
+
+    An answer may take as long as typing does: one that takes longer than polkit itself may is waited for, too.
+    """
+    admin = pwd.getpwnam(OPERATOR).pw_uid
+    sessions = {"remote": None, "inactive": False, "active": True}
+    with Polkit(machine, groups={"sudo": [OPERATOR]}) as polkit:
+        slow = Person(ORDINARY, polkit, [("GetStatus", "a{sv}", [{}], {})])
+        assert slow.question()["action"] == "org.holdpoint.backup1.list"
+        began = time.monotonic()
+
+        for session, seat in sessions.items():
+            for user in (OPERATOR, ORDINARY):
+                allowed, asked = expected(session)
+                got, questions = Person(user, polkit, attempts(MATRIX), seat=seat).finish(admin=OPERATOR)
+                for name, outcome in zip(MATRIX, got):
+                    assert (outcome not in (DENIED, CHALLENGE)) == (name in allowed), (session, user, name, outcome)
+                assert [q["action"].replace("org.holdpoint.backup1.", "") for q in questions] == asked, (session, user)
+                assert all(q["uids"] == [admin] for q in questions)
+        # Who does not answer is not let in, and is asked again.
+        got, questions = Person(ORDINARY, polkit, attempts(["CreateBackup", "DeleteBackup", "CreateBackup"])).finish()
+        assert len(questions) == 2 and set(got) <= {DENIED, CHALLENGE}
+
+        time.sleep(max(0, 11 - (time.monotonic() - began)))
+        slow.answer(OPERATOR)
+        assert slow.question() is None and slow.heard == [""]
+        slow.close()
+
+
+def test_questions_are_in_ones_language(machine):
+    """In the asked person's language."""
+    with Polkit(machine, groups={"sudo": [OPERATOR]}) as polkit:
+        person = Person(ORDINARY, polkit, attempts(["CreateBackup"]), locale="zh_CN.UTF-8")
+        question = person.question()
+        person.close()
+    assert question["message"] == "创建备份需要身份验证"
 
 
 def test_example_rules(machine):
@@ -144,17 +206,47 @@ def test_example_rules(machine):
         rules = f.read()
     assert '"yeepay-admin"' in rules
     with Polkit(machine, rules.replace('"yeepay-admin"', '"%s"' % BACKEND)):
-        for name, outcome in outcomes(BACKEND, machine, members(machine)).items():
+        for name, outcome in outcomes(BACKEND, machine).items():
             if MATRIX[name][0] in ("list", "create", "verify"):
                 assert outcome not in (DENIED, CHALLENGE), name
             else:
                 assert outcome == DENIED, name
-        assert set(outcomes(ORDINARY, machine, members(machine)).values()) <= {DENIED, CHALLENGE}
+        assert set(outcomes(ORDINARY, machine).values()) <= {DENIED, CHALLENGE}
+
+
+def test_example_of_a_group(machine):
+    """Its members restore one service, with the command line and from anywhere, and do nothing else."""
+    os.mkdir(os.path.join(machine.directory, "srv", "main"))
+    machine.write_service("main_service", os.path.join(machine.directory, "srv", "main"))
+    machine.reload()
+    create(machine, "main_service")
+    machine.fake.handlers["restore"] = lambda w: (w.send("accepted"), w.result())
+    with open(RULES) as f, Polkit(machine, f.read(), groups={"backup-operators": [OPERATOR]}):
+        for name, outcome in outcomes(OPERATOR, machine).items():
+            assert (outcome in (DENIED, CHALLENGE)) == (MATRIX[name][0] != "list"), (name, outcome)
+        backup = machine.json("list", user=OPERATOR)["backups"][0]["backup_id"]
+        calls = [("PlanRestore", "ssa{sv}", [backup, service, {}], {}) for service in ("main_service", "alpha", "full")]
+        assert call_as(OPERATOR, machine, calls) == ["", DENIED, DENIED]
+        machine.cli("restore", "latest", "--service", "main_service", "--yes", user=OPERATOR)
+        assert DENIED in set(call_as(ORDINARY, machine, calls[:1]))
+
+
+def told(machine):
+    """What the agent wrote down of calls: member -> [(uid, action, let in)…]."""
+    with open(machine.agent_log, errors="replace") as f:
+        found = re.findall(r"holdpointd: (\w+) (for|refused to) uid (\d+) \(org\.holdpoint\.backup1\.([a-z-]+)\)", f.read())
+    return {name: [(int(uid), action, how == "for") for member, how, uid, action in found if member == name] for name in MATRIX}
 
 
 def test_all_by_rule(machine):
+    """And whoever did it, or was not let, is written down, whatever it was; but for looking at lists."""
     with Polkit(machine, EVERYTHING):
-        assert DENIED not in outcomes(BACKEND, machine, members(machine)).values()
+        assert DENIED not in outcomes(BACKEND, machine).values()
+        assert set(outcomes(ORDINARY, machine).values()) <= {DENIED, CHALLENGE}
+    let, refused = (pwd.getpwnam(name).pw_uid for name in (BACKEND, ORDINARY))
+    for name, lines in told(machine).items():
+        action = MATRIX[name][0]
+        assert lines == ([(let, action, True)] if action != "list" else []) + [(refused, action, False)], name
 
 
 def test_properties_are_not_for_all(machine):
@@ -231,40 +323,54 @@ def test_cancel_needs_what_starting_needs(machine):
         assert client.wait_job(job)[0] == "canceled"
 
 
-def jobs(client, type_="backup"):
-    return [j for j in client.call("ListJobs", "a{sv}", [{}]) if j["type"] == type_]
+def all_asking(machine):
+    """Every member called at once by its own process, in as many as it takes, all of them waiting for polkit.
+
+    One call more than may wait is refused at once, which says that the others have arrived.
+    """
+    names = list(MATRIX)
+    for user, part in ((BACKEND, names[:QUESTIONS_MAX]), (ORDINARY, names[QUESTIONS_MAX:])):
+        calls = attempts(part) + attempts(["ListJobs"] * (QUESTIONS_MAX + 1 - len(part)))
+        process = start_as(user, machine, calls, together=True)
+        assert process.stdout.readline()
+        yield process, len(part)
 
 
-def test_caller_leaves_during_the_question(machine):
-    with Polkit(machine, EVERYTHING) as polkit, Client(machine.bus.address) as client:
-        polkit.pause()
-        gone = start_as(BACKEND, machine, [("CreateBackup", "ssa{sv}", ["alpha", "x", {}], {})])
-        time.sleep(1.5)  # it has called by then; if not, the test only proves less
-        gone.kill()
-        gone.communicate()
-        polkit.resume()
-        assert call_as(BACKEND, machine, [("ListBackups", "a{sv}", [{}], {})]) == [""]
-        assert jobs(client) == []
+def test_callers_leave_during_the_question(machine):
+    """Nothing is begun for those who have gone."""
+    with Polkit(machine, 'polkit.addRule(function() { return polkit.Result.YES; });') as polkit:
+        with Client(machine.bus.address) as client:
+            before = client.call("ListJobs", "a{sv}", [{}])
+            polkit.pause()
+            for process, _ in all_asking(machine):
+                process.kill()
+                process.communicate()
+            polkit.resume()
+            for user in (BACKEND, ORDINARY):
+                assert call_as(user, machine, [("ListBackups", "a{sv}", [{}], {})]) == [""]
+            assert client.call("ListJobs", "a{sv}", [{}]) == before
 
 
 def test_polkit_stops_in_the_middle(machine):
-    """Denied, and nobody else waits."""
-    with Polkit(machine, EVERYTHING) as polkit, Client(machine.bus.address) as client:
-        polkit.pause()
-        asking = start_as(BACKEND, machine, [("CreateBackup", "ssa{sv}", ["alpha", "x", {}], {})])
-        time.sleep(1.5)
-        assert client.call("ListBackups", "a{sv}", [{}], timeout=2)[0] == 0
-        polkit.process.kill()
-        polkit.process.wait()
-        out, _ = asking.communicate(timeout=30)
-        assert DENIED in out
-        assert jobs(client) == []
-        polkit.process = None
+    """All are denied, and nobody else waits."""
+    with Polkit(machine, 'polkit.addRule(function() { return polkit.Result.YES; });') as polkit:
+        with Client(machine.bus.address) as client:
+            before = client.call("ListJobs", "a{sv}", [{}])
+            polkit.pause()
+            asking = list(all_asking(machine))
+            assert client.call("ListBackups", "a{sv}", [{}], timeout=5)[0] == 0
+            polkit.process.kill()
+            polkit.process.wait()
+            for process, n in asking:
+                out, err = process.communicate(timeout=30)
+                assert json.loads(out)[:n] == [DENIED] * n, err
+            assert client.call("ListJobs", "a{sv}", [{}]) == before
+            polkit.process = None
 
 
 def test_one_user_does_not_use_up_the_questions(machine):
     """Questions that wait are counted by user; root and others go on."""
-    many = 20
+    many = QUESTIONS_MAX + 4
     with Polkit(machine, EVERYTHING) as polkit, Client(machine.bus.address) as client:
         polkit.pause()
         asking = start_as(ORDINARY, machine, [("ListBackups", "a{sv}", [{}], {})] * many, together=True)
@@ -273,4 +379,4 @@ def test_one_user_does_not_use_up_the_questions(machine):
         polkit.resume()
         out, err = asking.communicate(timeout=60)
         got = json.loads(out)
-        assert got.count(LIMITS) == many - 16 and set(got) <= {LIMITS, CHALLENGE, DENIED}, err
+        assert got.count(LIMITS) == many - QUESTIONS_MAX and set(got) <= {LIMITS, CHALLENGE, DENIED}, err

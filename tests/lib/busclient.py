@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 
-from dbus_next import Message, MessageType, Variant
+from dbus_next import Message, MessageFlag, MessageType, Variant
 from dbus_next.aio import MessageBus
 
 from holdpoint import AGENT_USER, BUS_NAME, BUS_ROOT, FixtureError
@@ -58,10 +58,12 @@ class Client:
         if message.message_type is MessageType.SIGNAL and message.path.startswith(BUS_ROOT):
             self.signals.append((message.path, message.member, plain(message.body), time.monotonic()))
 
-    def start(self, member, signature="", body=(), path=BUS_ROOT, interface=MANAGER, destination=BUS_NAME, fds=()):
-        """Sends a call; finish() waits for its reply."""
+    def start(self, member, signature="", body=(), path=BUS_ROOT, interface=MANAGER, destination=BUS_NAME, fds=(),
+              interactive=False):
+        """Sends a call; finish() waits for its reply. `interactive`: the caller may be asked for a password."""
+        flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
         message = Message(destination=destination, path=path, interface=interface, member=member,
-                          signature=signature, body=list(body), unix_fds=list(fds))
+                          signature=signature, body=list(body), unix_fds=list(fds), flags=flags)
         return self.loop.create_task(self.bus.call(message))
 
     def finish(self, task, timeout=30, raw=False):

@@ -46,5 +46,7 @@ def test_signals(guest):
         sleep 3
         holdpoint create app
         soon 10 grep -q JobRemoved /tmp/heard.watcher
-        ! grep -q 'interface=org.holdpoint' /tmp/heard.games || fail "an ordinary user hears of jobs"
+        grep -q 'path=/org/holdpoint.*PropertiesChanged' /tmp/heard.watcher
+        grep -q 'InterfacesAdded' /tmp/heard.watcher
+        ! grep -qE 'interface=org.holdpoint|path=/org/holdpoint' /tmp/heard.games || fail "an ordinary user hears of jobs"
         """)
