@@ -169,8 +169,8 @@ void arc_tar_free(ArcTar *t) {
 /* ---- headers ---- */
 
 /*
- * libarchive writes what would end a keyword ("=") or is no text as %XX, as GNU tar does, which
- * takes the marks off again since version 1.35.
+ * libarchive writes what would end a keyword ("=") or is no text as %XX. GNU tar takes back those
+ * that it makes itself (%3D, %25), bsdtar none.
  */
 static int fill_xattrs(struct archive_entry *to, const Entry *entry) {
         for (size_t i = 0; i < entry->n_xattrs; i++) {

@@ -258,7 +258,7 @@ def test_export_parts(reader, btrfs):
     assert {n.split("/")[0] for n in names(service="bb")} == {"bb"}
     part = names(path="up/one")
     assert list(part) == ["aa" + a + "/up/one"]
-    # Younger versions of GNU tar take the marks off again.
+    # GNU tar takes the marks off again.
     assert part["aa" + a + "/up/one"].pax_headers["SCHILY.xattr.user.x%3D%253D%25c"] == "y"
     # The first name of the file is not in this archive: each further one is the file itself.
     part = names(path=a + "/up")
