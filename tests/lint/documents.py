@@ -16,6 +16,8 @@ MEMBER = re.compile(r"\b(?:SD_BUS_)?(?:METHOD|PROPERTY|SIGNAL|WRITABLE_PROPERTY|
 ERROR = re.compile(r"X\(\s*FAIL_\w+,\s*\"(\w+)\"")
 NAMED = re.compile(r"(?:%s|units|docs|tests)/[\w./-]*\w" % "|".join(tree.FOLDERS))
 PAGES = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md", "NEWS.md")
+RULE = re.compile(r"\"([A-Z]\w+)\",\s*\"([A-Z]\w+)\"")
+PHASE = re.compile(r"work_phase\([^,;]+,\s*\"(\w+)\"\)")
 OPTION = re.compile(r"\{\s*OPTION_\w+,\s*\"([a-z][a-z-]+)\"")
 
 
@@ -49,7 +51,26 @@ def options():
 
 def keys():
     """Section.Key as the table of base/config-rules.c names them."""
-    return re.findall(r"\"(?:Agent|Repository|Hold|Service)\",\s*\"([A-Z]\w+)\"", tree.text("base/config-rules.c"))
+    return RULE.findall(tree.text("base/config-rules.c"))
+
+
+def check_keys():
+    """Each stands below the heading of its section."""
+    wanted = keys()
+    if len(wanted) < 2:
+        return ["no key found in the code: this check looks in the wrong place"]
+    sections = dict(re.findall(r"^# \[?(\w+)\]?\n(.*?)(?=^# )", page("holdpoint.conf.5.scd"), re.M | re.S))
+    sections["Service"] = sections.get("SERVICES", "")
+    return ["key '%s' does not stand in section %s of %s/holdpoint.conf.5.scd" % (key, section, MANUAL)
+            for section, key in wanted if "*%s=*" % key not in sections.get(section, "")]
+
+
+def check_phases(text):
+    """The phases that workers say, and those that a page tells of, are the same."""
+    said = {p for path in tree.files(".c", below=("worker",)) for p in PHASE.findall(tree.text(path))}
+    told = re.search(r"^Phases, .*?\n\n", text, re.M | re.S)
+    told = {w for quoted in re.findall(r"`([^`]+)`", told.group(0) if told else "") for w in quoted.split() if w.islower()}
+    return ["phase '%s' is %s" % (p, "not in docs/DBUS.md" if p in said else "in docs/DBUS.md alone") for p in sorted(said ^ told)]
 
 
 def named(text):
@@ -76,7 +97,7 @@ def check(programs=None):
             missing(ERROR.findall(tree.text("base/fail.h")), "org.holdpoint.Backup1.5.scd", "error") +
             missing(verbs(programs), "holdpoint.1.scd", "verb") +
             missing(options(), "holdpoint.1.scd", "option") +
-            missing(keys(), "holdpoint.conf.5.scd", "key") +
+            check_keys() + check_phases(tree.text("docs/DBUS.md")) +
             check_completion(verbs(programs) + options()) + errors.check() + check_named())
 
 

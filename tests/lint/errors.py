@@ -28,19 +28,24 @@ ADVICE = {
     "HoldTimeout": "With `OnTimeout=fail`: a writer kept its lock longer than `LockTimeoutMSec=`. Nothing was changed.",
     "SnapshotFailed": "The file system refused, or the path has none of the kind that `Snapshot=` asks for, or a subvolume "
                       "lies inside the service.",
-    "SnapshotFull": "The file system ran full while the snapshot was made.",
+    "SnapshotFull": "The file system ran full while the snapshot was made; or LVM had no room for it: none left in the volume "
+                    "group, a thin pool that is too full, or a snapshot that ran full while it was read. `lvextend` makes room.",
     "NoSpace": "The repository's or the service's file system is full. Make room there; `holdpoint confirm` removes the tree "
                "that a restore replaced.",
-    "SourceMissing": "A `Path=` does not exist or a file could not be read. The backup is *partial* if others could be.",
+    "SourceMissing": "A `Path=` does not exist or a file could not be read, or what stands beside a database as its side file is "
+                     "none. The backup is *partial* if others could be. Also: the repository is gone (is its file system "
+                     "mounted?), a path is not in the backup, a file to import cannot be read.",
     "IntegrityFailure": "A byte of the repository, or a database, is not what was stored. `holdpoint verify` names the objects; "
                         "older backups that do not use them are still good.",
     "KeyMissing": "The content of a backup needs the private key, and `keys/` in the configuration directory lacks it.",
     "NotRestorable": "Another way may exist, and the message names it: extract aside with `--into`, accept a partial backup "
                      "with `--allow-partial`, or use the repository's own keys.",
-    "TargetInUse": "A process or mount holds the data to be exchanged; the message names it. Stop it first.",
+    "TargetInUse": "A process or mount holds the data to be exchanged, or a unit does not stop; the message names it: stop it "
+                   "first. With `--into`: what would be made is there already.",
     "Canceled": "On request. Nothing is left half done.",
     "Interrupted": "The worker or the agent went away. What it left is finished or undone by the next restore or by "
-                   "`holdpoint-worker --recover`; a backup without its record never was.",
+                   "`holdpoint-worker --recover`; a backup without its record never was. Also: whoever reads a stream, or sends "
+                   "an archive or a key, was silent for a minute.",
 }
 
 HEAD = """# Errors
@@ -48,7 +53,8 @@ HEAD = """# Errors
 Made from `base/fail.h` by `tests/lint/errors.py --write`; the lint suite checks that it is current.
 
 On the bus an error is `org.holdpoint.Backup1.Error.NAME`.
-With `--json` the command line prints `{"error": {"name": NAME, "message": …}}`, and exits with the code given here.
+With `--json` the command line prints `{"error": {"name": NAME, "message": …}}`, and exits with the code given here; of a job that
+was partial NAME is `Partial`, the exit code 3, and the job's own error says what was lacking. Other names are the last word of a standard error.
 An error that ends a job stands in the job's `error_name` and `error_message`; the exit code is the same.
 
 | name | exit | meaning | when, and what to do |
@@ -65,7 +71,7 @@ Standard errors that the agent gives, too:
 | `org.freedesktop.DBus.Error.LimitsExceeded` | 1 | a call over 64 KiB, or too many at once |
 | `org.freedesktop.DBus.Error.ServiceUnknown`, `NoReply`, … | 9 | no agent or no bus |
 
-Exit code 3 is no error of a call: the job's result was `partial`.
+Exit code 3 (`Partial`) is no error of a call: the job's result was `partial`. Its `error_name` is that of the first thing that was lacking: mostly `SourceMissing` or `IntegrityFailure`.
 """
 
 

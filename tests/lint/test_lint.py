@@ -86,6 +86,8 @@ def test_manual():
 def test_manual_can_fail():
     assert documents.missing(["NoSuchMember"], "holdpoint.1.scd", "D-Bus member")
     assert documents.missing([], "holdpoint.1.scd", "verb")
+    assert documents.check_phases("Phases, in order: `hold` of a `Unit=`.\n\n`swap`")
+    assert {"Agent", "Hold", "Hot", "Repository", "Restore", "Retention", "Service"} == {section for section, _ in documents.keys()}
 
 
 def test_pages_can_fail():
