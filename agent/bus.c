@@ -1,18 +1,24 @@
 /*
  * The connection. Everything is exported before the name is asked for, so that no call of a client
  * that was waiting for the name meets half an object tree. Losing the connection ends the agent:
- * its service is started again, and jobs that ran are then known to be interrupted.
+ * its service is started again, and jobs that ran are then known to be interrupted. The next agent
+ * waits a while for the bus, so that systemd's limit for starts is not used up meanwhile.
  */
 
 #include "agent/bus.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
 
 #include "agent/bus-internal.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/names.h"
+
+#define WAIT_USEC      (60 * USEC_PER_SEC) /* less than systemd gives a service to start */
+#define WAIT_STEP_USEC (250 * USEC_PER_MSEC)
 
 static int export_objects(Manager *m) {
         int r = sd_bus_add_object_manager(m->bus, NULL, HP_BUS_ROOT);
@@ -29,8 +35,34 @@ static int export_objects(Manager *m) {
         return r;
 }
 
+/* Nothing has begun yet: who ends us now, ends us at once. A reload is for later. */
+static void wait_for_bus(void) {
+        const struct timespec step = { .tv_nsec = WAIT_STEP_USEC * 1000 };
+        sigset_t mask;
+
+        (void) sigemptyset(&mask);
+        (void) sigaddset(&mask, SIGHUP);
+        (void) ppoll(NULL, 0, &step, &mask);
+}
+
+static int connect_bus(sd_bus **ret) {
+        uint64_t end = clock_monotonic_usec() + WAIT_USEC;
+        bool told = false;
+        int r;
+
+        while ((r = sd_bus_open_system(ret)) == -ECONNREFUSED || r == -ENOENT) {
+                if (clock_monotonic_usec() >= end)
+                        break;
+                if (!told)
+                        log_warning("The system bus is not there (%s): waiting", strerror(-r));
+                told = true;
+                wait_for_bus();
+        }
+        return r;
+}
+
 int bus_open(Manager *m, Failure *reterr) {
-        int r = sd_bus_open_system(&m->bus);
+        int r = connect_bus(&m->bus);
 
         if (r < 0)
                 return fail_errno(reterr, FAIL_INTERNAL, -r, "cannot connect to the system bus");

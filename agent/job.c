@@ -477,9 +477,12 @@ static void bound_finished(Manager *m, const Job *keep) {
 
 /* Finished objects go after a while. */
 static void let_expire(Job *j) {
-        int r = sd_event_add_time_relative(j->manager->event, &j->expire, CLOCK_MONOTONIC,
-                                           FINISHED_SHOWN_USEC, USEC_PER_SEC, on_expire, j);
+        int r;
 
+        if (j->manager->stopping)
+                return; /* all objects go */
+        r = sd_event_add_time_relative(j->manager->event, &j->expire, CLOCK_MONOTONIC,
+                                       FINISHED_SHOWN_USEC, USEC_PER_SEC, on_expire, j);
         if (r < 0)
                 job_log(j, LOG_WARNING, "Job %u: its object stays until the agent ends: %s", j->id,
                         strerror(-r));

@@ -31,13 +31,13 @@ const char *manager_state_dir(void) {
         return dir && *dir ? dir : HP_DEFAULT_STATE;
 }
 
-static void stop(Manager *m) {
+static void stop(Manager *m, const char *reason) {
         Failure why = FAILURE_INIT;
 
         (void) sd_notify(false, "STOPPING=1\nSTATUS=Stopping");
         m->stopping = true;
         bus_manager_changed(m, "State");
-        (void) fail_set(&why, FAIL_INTERRUPTED, ESHUTDOWN, "the agent was stopped");
+        (void) fail_set(&why, FAIL_INTERRUPTED, ESHUTDOWN, "%s", reason);
         for (size_t i = 0; i < m->n_jobs;) {
                 Job *j = m->jobs[i];
 
@@ -54,7 +54,7 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *si, v
         Manager *m = userdata;
 
         log_info("Stopping");
-        stop(m);
+        stop(m, "the agent was stopped");
         return sd_event_exit(m->event, 0);
 }
 
@@ -210,7 +210,7 @@ int manager_run(Manager *m) {
         else if (r > 0)
                 log_error("The connection to the bus is lost");
         if (!m->stopping)
-                stop(m);
+                stop(m, r > 0 ? "the agent lost the system bus" : "the agent could not go on");
         return r == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

@@ -85,3 +85,48 @@ cut_power() {
         touch /host/cut
         sleep 60
 }
+
+# pause CLASS STEP: the next worker waits at a step (base/step.h) until it gets SIGCONT. unpause: no more.
+pause() {
+        mkdir -p "/etc/systemd/system/holdpoint-$1@.service.d"
+        printf '[Service]\nEnvironment=HOLDPOINT_STEP=%s=stop\n' "$2" \
+                >"/etc/systemd/system/holdpoint-$1@.service.d/step.conf"
+        systemctl daemon-reload
+}
+
+unpause() {
+        rm -r /etc/systemd/system/holdpoint-*@.service.d/step.conf
+        systemctl daemon-reload
+}
+
+# The worker's process once it has stopped at its step.
+stopped() {
+        local pid
+
+        for pid in $(pgrep -x holdpoint-worke); do
+                if [[ $(ps -o stat= -p "$pid") == T* ]]; then
+                        echo "$pid"
+                        return
+                fi
+        done
+        return 1
+}
+
+# No worker is there.
+gone() {
+        ! systemctl --plain --no-legend list-units 'holdpoint-*@*.service' | grep -q .
+}
+
+# A first backup of an application on btrfs.
+site() {
+        data btrfs
+        application /srv/app 100
+        service app /srv/app
+        systemctl enable --quiet --now holdpointd
+        holdpoint create app
+}
+
+# job_is TYPE RESULT: of the newest job of that type.
+job_is() {
+        same "$(holdpoint jobs --json | jq -r "[.jobs[] | select(.type == \"$1\")][0].result")" "$2" "result of the $1"
+}

@@ -1,44 +1,5 @@
 """Start, stop, reload, upgrade, death and removal of the agent, alone and while a job runs."""
 
-# A worker that waits at a step (base/step.h) as long as the test wants: `pause CLASS STEP`, later `go_on`.
-PAUSE = """
-pause() {
-        mkdir -p "/etc/systemd/system/holdpoint-$1@.service.d"
-        printf '[Service]\\nEnvironment=HOLDPOINT_STEP=%s=stop\\n' "$2" \\
-                >"/etc/systemd/system/holdpoint-$1@.service.d/step.conf"
-        systemctl daemon-reload
-}
-unpause() {
-        rm -r /etc/systemd/system/holdpoint-*@.service.d/step.conf
-        systemctl daemon-reload
-}
-# The worker's process once it has stopped at its step.
-stopped() {
-        local pid
-
-        for pid in $(pgrep -x holdpoint-worke); do
-                if [[ $(ps -o stat= -p "$pid") == T* ]]; then
-                        echo "$pid"
-                        return
-                fi
-        done
-        return 1
-}
-gone() {
-        ! systemctl --plain --no-legend list-units 'holdpoint-*@*.service' | grep -q .
-}
-site() {
-        data btrfs
-        application /srv/app 100
-        service app /srv/app
-        systemctl enable --quiet --now holdpointd
-        holdpoint create app
-}
-job_is() {
-        same "$(holdpoint jobs --json | jq -r "[.jobs[] | select(.type == \\"$1\\")][0].result")" "$2" "result of the $1"
-}
-"""
-
 
 def test_reload(guest):
     """A bad configuration makes the reload fail; the agent keeps the old one, workers refuse by file and line."""
@@ -78,7 +39,7 @@ def test_watchdog(guest):
 
 def test_stop_in_a_backup(guest):
     """`systemctl stop`: the job ends at a safe point and is told as interrupted; nothing is left of it."""
-    guest(PAUSE + """
+    guest("""
         site
         pause backup sealed
         holdpoint create app --no-wait
@@ -99,7 +60,7 @@ def test_stop_in_a_backup(guest):
 
 def test_kill_in_a_restore(guest):
     """kill -9 of the agent in the middle of a swap: the swap is whole, the next agent knows of it."""
-    guest(PAUSE + """
+    guest("""
         site
         sqlite3 /srv/app/app.db 'delete from t where id > 10'
         pause restore exchanged
@@ -122,7 +83,7 @@ def test_kill_in_a_restore(guest):
 
 def test_kill_of_the_worker(guest):
     """kill -9 of a worker: its job is interrupted, its locks are free, the target is as it was."""
-    guest(PAUSE + """
+    guest("""
         site
         sqlite3 /srv/app/app.db 'delete from t where id > 10'
         pause restore intent
@@ -140,7 +101,7 @@ def test_kill_of_the_worker(guest):
 
 def test_upgrade_in_a_job(guest):
     """The same files again, as an upgrade does it, while a job runs: interrupted in good order, and on it goes."""
-    guest(PAUSE + """
+    guest("""
         site
         cp /etc/holdpoint/holdpoint.conf /tmp/mine; echo '# mine' >>/etc/holdpoint/holdpoint.conf
         pause backup sealed

@@ -2,9 +2,7 @@
 
 import pytest
 
-from test_lifecycle import PAUSE
-
-SETUP = PAUSE + """
+SETUP = """
 data btrfs
 mkdir /srv/app
 application /srv/app 100
