@@ -49,6 +49,15 @@ static void tell_configuration(Findings *l, Manager *m, json_object *report) {
                              "reloaded");
 }
 
+static void tell_catalogue(Findings *l, const Manager *m) {
+        if (m->catalogue_away)
+                findings_add(l, FINDING_WARNING, ABOUT("agent.catalogue", "catalogue.db"),
+                             "make room there, or make it writable again; 'systemctl reload "
+                             "holdpointd' tries at once",
+                             "%s cannot be written: the history of jobs is in memory alone",
+                             manager_state_dir());
+}
+
 static void tell_rate(Findings *l, Manager *m, const char *type, const char *check) {
         Failure why = FAILURE_INIT;
         uint64_t done, all;
@@ -79,6 +88,7 @@ static int look(Manager *m, const Job *j, Findings *l) {
 
         findings_add(l, FINDING_OK, ABOUT("agent", "holdpointd"), NULL, "version %s, %zu services",
                      HOLDPOINT_VERSION, m->config->n_services);
+        tell_catalogue(l, m);
         tell_rate(l, m, "backup", "jobs.backup");
         tell_rate(l, m, "restore", "jobs.restore");
         if (j->result == JOB_DONE) {

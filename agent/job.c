@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "agent/bus.h"
+#include "agent/catalogue.h"
 #include "agent/job-events.h"
 #include "agent/job-log.h"
 #include "agent/job-rules.h"
@@ -302,6 +303,10 @@ static int add(Manager *m, Job *j, json_object *backup, Failure *reterr) {
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         m->jobs = jobs;
         r = write_down(m, j, backup, reterr);
+        if (r < 0 && catalogue_leave(m, r)) {
+                *reterr = FAILURE_INIT;
+                r = write_down(m, j, backup, reterr);
+        }
         if (r < 0)
                 return r;
         m->jobs[m->n_jobs++] = j;

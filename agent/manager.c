@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "agent/bus.h"
-#include "agent/job-log.h"
+#include "agent/catalogue.h"
 #include "agent/job.h"
 #include "agent/reconcile.h"
 #include "agent/service.h"
@@ -111,6 +111,7 @@ int manager_reload(Manager *m, Failure *reterr) {
         Config *config = NULL;
         int r;
 
+        catalogue_return(m); /* somebody may have made room */
         (void) sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%llu",
                           (unsigned long long) clock_monotonic_usec());
         r = config_load(config_dir(), &config, reterr);
@@ -123,38 +124,6 @@ int manager_reload(Manager *m, Failure *reterr) {
                 use_config(m, config);
         (void) sd_notify(false, "READY=1");
         return r;
-}
-
-static int open_catalog(Manager *m, Failure *reterr) {
-        const char *dir = manager_state_dir();
-        _cleanup_json_ json_object *tasks = NULL;
-        Failure interrupted = FAILURE_INIT;
-        int fd, r;
-
-        /* systemd has made it; parents that the agent may pass but not read are no hindrance then.
-         */
-        fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                fd = errno == ENOENT ? fs_ensure_path(dir, 0700) : -errno;
-        if (fd < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, -fd, "cannot use the state directory %s",
-                                  dir);
-        fd_close(fd);
-        r = catalog_open(dir, &m->catalog, reterr);
-        if (r < 0)
-                return r;
-        (void) fail_set(&interrupted, FAIL_INTERRUPTED, ESHUTDOWN, "the agent ended while it ran");
-        r = catalog_interrupt(m->catalog, &interrupted, &tasks, reterr);
-        if (r < 0)
-                return r;
-        for (size_t i = 0; i < json_object_array_length(tasks); i++)
-                job_log_interrupted(json_object_array_get_idx(tasks, i), &interrupted);
-        m->reconcile_follow = json_object_array_length(tasks) > 0;
-        r = catalog_highest_task(m->catalog, &m->next_job_id, reterr);
-        if (r < 0)
-                return r;
-        m->next_job_id++;
-        return 0;
 }
 
 static int open_loop(Manager *m, Failure *reterr) {
@@ -183,9 +152,9 @@ int manager_new(Config *config, Manager **ret, Failure *reterr) {
         m->config = config;
         m->workers_dir = workers && *workers ? workers : HP_DEFAULT_WORKERS;
         m->workers_reachable = true;
-        r = open_catalog(m, reterr);
+        r = open_loop(m, reterr);
         if (r >= 0)
-                r = open_loop(m, reterr);
+                r = catalogue_open(m, reterr);
         if (r >= 0)
                 r = bus_open(m, reterr);
         if (r >= 0)
@@ -211,6 +180,7 @@ int manager_run(Manager *m) {
                 log_error("The connection to the bus is lost");
         if (!m->stopping)
                 stop(m, r > 0 ? "the agent lost the system bus" : "the agent could not go on");
+        catalogue_return(m);
         return r == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -225,6 +195,7 @@ Manager *manager_free(Manager *m) {
         sd_event_source_disable_unref(m->queue_source);
         sd_event_source_disable_unref(m->reconcile_timer);
         sd_event_source_disable_unref(m->overdue_timer);
+        sd_event_source_disable_unref(m->return_timer);
         sd_event_source_disable_unref(m->changed_timer);
         strings_done(&m->overdue);
         service_forget(m);

@@ -29,6 +29,8 @@ typedef struct Manager {
         sd_event *event;
         sd_bus *bus;
         Catalog *catalog;
+        bool catalogue_away; /* it lies in the runtime directory; catalogue.c */
+        sd_event_source *return_timer;
         Config *config;
         const char *workers_dir; /* borrowed from the environment */
 

@@ -138,6 +138,14 @@ int fs_read_file(int dirfd, const char *name, size_t max, Buf *ret) {
         return 0;
 }
 
+int fs_open_lock(int dirfd, const char *name) {
+        int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+        if (fd < 0 && errno == EROFS)
+                fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        return fd < 0 ? -errno : fd;
+}
+
 int fs_unlink_durable(int dirfd, const char *name) {
         if (unlinkat(dirfd, name, 0) < 0)
                 return errno == ENOENT ? 0 : -errno;

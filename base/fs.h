@@ -30,6 +30,12 @@ int fs_write_atomic(int dirfd, const char *name, const void *data, size_t n, mod
 /* Reads a whole regular file of at most `max` bytes into `ret`. -EFBIG if it is larger. */
 int fs_read_file(int dirfd, const char *name, size_t max, Buf *ret);
 
+/*
+ * Opens `name` for flock(), made if it is missing; one that is there will do where nothing can be
+ * written. fd or negative errno.
+ */
+int fs_open_lock(int dirfd, const char *name);
+
 /* unlink + fsync of the directory; a missing file is fine. */
 int fs_unlink_durable(int dirfd, const char *name);
 

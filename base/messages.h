@@ -58,6 +58,8 @@
         X(MESSAGE_START_REFUSED, "4df86739545a4286b24a02570dbbd88b", LOG_ERR)                      \
         X(MESSAGE_WORKERS_UNREACHABLE, "45bae97e66cd4dbdbda48582cece9a2f", LOG_WARNING)            \
         X(MESSAGE_CATALOGUE_UNWRITTEN, "4efdd12de33348df848e721febcb7874", LOG_ERR)                \
+        X(MESSAGE_CATALOGUE_AWAY, "6e383c836d3c4ec48629b9fa789c0302", LOG_WARNING)                 \
+        X(MESSAGE_CATALOGUE_BACK, "f4dfbe97b1e94cf3ba7f81df5f22d8ab", LOG_NOTICE)                  \
         /* why a worker could not do its job: the errors of base/fail.h that need a remedy */      \
         X(MESSAGE_ERROR_CONFIGURATION, "dabdfc0dd308474ab4433ea9bd106a22", LOG_ERR)                \
         X(MESSAGE_ERROR_HOLD_TIMEOUT, "5f2b162811b04ea9a85e2e405fe54150", LOG_ERR)                 \

@@ -284,12 +284,23 @@ int repo_lock_index(Repo *repo, Failure *reterr) {
         return 0;
 }
 
-int repo_open_index(Repo *repo, Failure *reterr) {
+static bool is_unwritable(int r) {
+        return r == -ENOSPC || r == -EDQUOT || r == -EROFS;
+}
+
+int repo_open_index(Repo *repo, bool writer, Failure *reterr) {
+        Failure why = FAILURE_INIT, ignored = FAILURE_INIT;
         int r = repo_lock_index(repo, reterr);
 
         if (r < 0)
                 return r;
-        r = index_open(repo->state_fd, repo->uuid, &repo->index, reterr);
+        r = index_open(repo->state_fd, repo->uuid, &repo->index, &why);
+        /* On a full disk there is at least reading; the first reason is the one to tell. */
+        if (is_unwritable(r) && !writer &&
+            index_open_scratch(repo->uuid, &repo->index, &ignored) >= 0)
+                r = 0;
+        else if (r < 0 && reterr && reterr->code == FAIL_NONE)
+                *reterr = why;
         (void) flock(repo->index_lock, LOCK_UN); /* cannot fail on a lock that we hold */
         return r;
 }

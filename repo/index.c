@@ -20,6 +20,8 @@
 #include "sql/db.h"
 #include "sql/migrate.h"
 
+#define CACHE_KIB (8U << 10)
+
 static const Migration index_migrations[] = {
         { 1, "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
              "CREATE TABLE packs ("
@@ -71,7 +73,7 @@ struct Index {
         int state_fd;
         int seal;
         const char *note;
-        bool damaged;
+        bool damaged, scratch;
         Buf suspects; /* u64 numbers of packs that are read, but not relied on */
 };
 
@@ -118,22 +120,29 @@ static int claim(Db *db, const uint8_t repository[UUID_SIZE], Failure *reterr) {
         return r < 0 ? r : 1;
 }
 
-/* 1; 0 if the file is of no use and must be made again. */
-static int try_open(int state_fd, const uint8_t repository[UUID_SIZE], Index *x, Failure *reterr) {
-        const DbOptions options = { .cache_kib = 8 << 10, .busy_msec = 30000 };
-        char path[64];
-        int r;
+/* 1; 0 if it is another repository's. */
+static int set_up(Index *x, const uint8_t repository[UUID_SIZE], Failure *reterr) {
+        int r = migrate_apply(x->db, index_migrations, ELEMENTSOF(index_migrations), reterr);
 
-        (void) snprintf(path, sizeof(path), "/proc/self/fd/%d/" INDEX_NAME, state_fd);
-        r = db_open(path, &options, &x->db, reterr);
-        if (r >= 0)
-                r = migrate_apply(x->db, index_migrations, ELEMENTSOF(index_migrations), reterr);
         if (r >= 0)
                 r = claim(x->db, repository, reterr);
         for (int i = 0; r > 0 && i < Q_N; i++) {
                 r = db_prepare(x->db, index_sql[i], &x->q[i], reterr);
                 r = r < 0 ? r : 1;
         }
+        return r;
+}
+
+/* 1; 0 if the file is of no use and must be made again. */
+static int try_open(int state_fd, const uint8_t repository[UUID_SIZE], Index *x, Failure *reterr) {
+        const DbOptions options = { .cache_kib = CACHE_KIB, .busy_msec = 30000 };
+        char path[64];
+        int r;
+
+        (void) snprintf(path, sizeof(path), "/proc/self/fd/%d/" INDEX_NAME, state_fd);
+        r = db_open(path, &options, &x->db, reterr);
+        if (r >= 0)
+                r = set_up(x, repository, reterr);
         /* -EIO: a schema that lacks what it should have; a cache is not worth a diagnosis. */
         return r == -EUCLEAN || r == -ENOTSUP || r == -EIO || r == -EEXIST ? 0 : r;
 }
@@ -173,7 +182,8 @@ int index_open(int state_fd, const uint8_t repository[UUID_SIZE], Index **ret, F
         x->state_fd = state_fd;
         x->seal = index_seal_open(state_fd, &alone);
         if (x->seal < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, -x->seal, "the index cannot be opened");
+                return fail_errno(reterr, fail_code_for_write(x->seal, FAIL_INTERNAL), -x->seal,
+                                  "the worker's " INDEX_NAME);
         if (alone)
                 prepare_files(x);
         r = try_open(state_fd, repository, x, &ignored);
@@ -200,13 +210,31 @@ int index_open(int state_fd, const uint8_t repository[UUID_SIZE], Index **ret, F
         return 0;
 }
 
+int index_open_scratch(const uint8_t repository[UUID_SIZE], Index **ret, Failure *reterr) {
+        _cleanup_(index_closep) Index *x = calloc(1, sizeof(*x));
+        int r;
+
+        if (!x)
+                return -ENOMEM;
+        x->seal = -1;
+        x->scratch = true;
+        x->note = "the state cannot be written; one in memory serves for this job";
+        r = db_open_scratch(CACHE_KIB, &x->db, reterr);
+        if (r >= 0)
+                r = set_up(x, repository, reterr);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(x);
+        return 0;
+}
+
 void index_close(Index *x) {
         if (!x)
                 return;
         if (x->db)
                 db_rollback(x->db);
         close_db(x);
-        if (x->damaged)
+        if (x->damaged && !x->scratch)
                 remove_files(x->state_fd);
         if (x->seal >= 0)
                 index_seal_settle(x->seal, x->state_fd);
@@ -441,7 +469,7 @@ int index_commit(Index *x, Failure *reterr) {
         if (!db_in_transaction(x->db))
                 return 0;
         r = failed(x, db_commit(x->db, reterr), reterr);
-        if (r >= 0)
+        if (r >= 0 && !x->scratch)
                 index_seal_put(x->seal, x->state_fd);
         return r;
 }

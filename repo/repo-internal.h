@@ -212,7 +212,7 @@ int repo_check_private(Repo *repo, Failure *reterr);
  * index-sync.c. Opening may make a new database: one process at a time, and none beside a foreign
  * writer's.
  */
-int repo_open_index(Repo *repo, Failure *reterr);
+int repo_open_index(Repo *repo, bool writer, Failure *reterr);
 
 /*
  * Takes in what is new in packs/ and forgets what is gone. Does nothing while
@@ -406,6 +406,8 @@ void index_seal_settle(int fd, int state_fd); /* as above, once closed, unless o
  * by index_close(), so that the next open rebuilds it.
  */
 int index_open(int state_fd, const uint8_t repository[UUID_SIZE], Index **ret, Failure *reterr);
+/* An empty one of this process alone, where nothing can be written. */
+int index_open_scratch(const uint8_t repository[UUID_SIZE], Index **ret, Failure *reterr);
 const char *index_note(const Index *x); /* what was wrong when it was opened; NULL: nothing */
 void index_close(Index *x);
 DEFINE_CLEANUP(Index *, index_close);

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/fs.h"
 #include "base/names.h"
 #include "base/step.h"
 #include "base/text.h"
@@ -381,12 +382,11 @@ static int init(const RepoParams *params, Repo *repo, Failure *reterr) {
                 r = open_or_make(repo, params->create, reterr);
         if (r < 0)
                 return r;
-        repo->index_lock = openat(params->state_fd, "index.lock",
-                                  O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        repo->index_lock = fs_open_lock(params->state_fd, "index.lock");
         if (repo->index_lock < 0)
-                return fail_errno(reterr, FAIL_INTERNAL, errno,
-                                  "cannot make index.lock in the state");
-        r = repo_open_index(repo, reterr);
+                return fail_errno(reterr, fail_code_for_write(repo->index_lock, FAIL_INTERNAL),
+                                  -repo->index_lock, "cannot make index.lock in the state");
+        r = repo_open_index(repo, params->writer, reterr);
         return r < 0 || params->writer ? r : repo_sync_index(repo, reterr);
 }
 

@@ -148,6 +148,40 @@ int catalog_open(const char *dir, Catalog **ret, Failure *reterr) {
         return 0;
 }
 
+/* A reconcile goes on as if nothing had happened. */
+static int copy_marks(Db *from, Db *to, Failure *reterr) {
+        _cleanup_db_stmt_ DbStmt *get = NULL, *put = NULL;
+        int r = db_prepare(from, "SELECT id FROM temp.seen", &get, reterr);
+
+        if (r >= 0)
+                r = db_prepare(to, "INSERT INTO temp.seen VALUES (?)", &put, reterr);
+        while (r >= 0 && (r = db_step(get, reterr)) > 0) {
+                db_reset(put);
+                db_bind_text(put, 1, db_column_text(get, 0));
+                r = db_run(put, reterr);
+        }
+        return r;
+}
+
+int catalog_move(Catalog *c, const char *dir, Failure *reterr) {
+        _cleanup_catalog_ Catalog *to = NULL;
+        Db *old = c->db;
+        int r;
+
+        if (c->depth > 0)
+                return fail_set(reterr, FAIL_BUSY, EBUSY, "the catalogue is being written");
+        r = catalog_open(dir, &to, reterr);
+        if (r >= 0)
+                r = db_copy(old, to->db, reterr);
+        if (r >= 0)
+                r = copy_marks(old, to->db, reterr);
+        if (r < 0)
+                return r;
+        c->db = to->db;
+        to->db = old;
+        return 0;
+}
+
 void catalog_free(Catalog *c) {
         if (!c)
                 return;

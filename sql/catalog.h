@@ -32,6 +32,12 @@ DEFINE_CLEANUP(Catalog *, catalog_free);
 #define _cleanup_catalog_ _cleanup_(catalog_freep)
 
 /*
+ * Goes on in DIR/catalogue.db, which becomes a copy of this one. -EBUSY within a batch. On
+ * failure everything is as before.
+ */
+int catalog_move(Catalog *c, const char *dir, Failure *reterr);
+
+/*
  * Makes one transaction (one fsync) of the calls in between; batches nest. Commit and cancel end
  * what begin began. A cancelled inner batch, or a failed commit, leaves nothing of the outermost.
  */

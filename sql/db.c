@@ -10,7 +10,11 @@
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define SCRATCH_TEMPLATE "/dev/shm/holdpoint-XXXXXX"
 
 struct Db {
         sqlite3 *handle;
@@ -52,13 +56,22 @@ static int error_to_errno(int code) {
         }
 }
 
+/* What the kernel said tells a full or read-only file system from everything else. */
+static int find_errno(Db *db, int code) {
+        bool has = (code & 0xff) == SQLITE_CANTOPEN || (code & 0xff) == SQLITE_IOERR;
+        int system = has ? sqlite3_system_errno(db->handle) : 0;
+
+        return system == ENOSPC || system == EDQUOT || system == EROFS ? system
+                                                                       : error_to_errno(code);
+}
+
 static int db_fail(Db *db, int code, const char *what, Failure *reterr) {
-        int errnum = error_to_errno(code);
+        int errnum = find_errno(db, code);
         const char *file = sqlite3_db_filename(db->handle, "main");
 
         return fail_set(reterr, fail_code_for_write(errnum, FAIL_INTERNAL), errnum,
                         "database %s: %s: %s (%s)", file && *file ? file : "(unnamed)", what,
-                        sqlite3_errmsg(db->handle), sqlite3_errstr(code));
+                        sqlite3_errmsg(db->handle), strerror(errnum));
 }
 
 /* SQLite would create the file with the umask's mode; its side files follow the main one. */
@@ -72,36 +85,39 @@ static int create_private(const char *path, Failure *reterr) {
         return 0;
 }
 
-static int configure(Db *db, const DbOptions *o, Failure *reterr) {
-        char sql[256];
-        int r;
-
+/* What holds for all: neither schema nor pages are trusted. */
+static void harden(Db *db) {
         (void) sqlite3_extended_result_codes(db->handle, 1);
-        (void) sqlite3_busy_timeout(db->handle, (int) o->busy_msec);
         (void) sqlite3_db_config(db->handle, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
         (void) sqlite3_db_config(db->handle, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+}
+
+static int set_cache(Db *db, uint32_t cache_kib, Failure *reterr) {
+        char sql[64];
+
+        (void) snprintf(sql, sizeof(sql), "PRAGMA cache_size=-%u", cache_kib);
+        return cache_kib == 0 ? 0 : db_exec(db, sql, reterr);
+}
+
+static int configure(Db *db, const DbOptions *o, Failure *reterr) {
+        int r;
+
+        (void) sqlite3_busy_timeout(db->handle, (int) o->busy_msec);
         (void) sqlite3_db_config(db->handle, SQLITE_DBCONFIG_ENABLE_FKEY, o->foreign_keys, NULL);
         r = db_exec(db,
                     "PRAGMA cell_size_check=1; PRAGMA temp_store=MEMORY; PRAGMA journal_mode=WAL",
                     reterr);
-        if (r < 0)
-                return r;
-        (void) snprintf(sql, sizeof(sql), "PRAGMA synchronous=%s",
-                        o->full_sync ? "FULL" : "NORMAL");
-        r = db_exec(db, sql, reterr);
-        if (r < 0 || o->cache_kib == 0)
-                return r;
-        (void) snprintf(sql, sizeof(sql), "PRAGMA cache_size=-%u", o->cache_kib);
-        return db_exec(db, sql, reterr);
+        if (r >= 0)
+                r = db_exec(db,
+                            o->full_sync ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL",
+                            reterr);
+        return r < 0 ? r : set_cache(db, o->cache_kib, reterr);
 }
 
-int db_open(const char *path, const DbOptions *options, Db **ret, Failure *reterr) {
-        _cleanup_db_ Db *db = NULL;
-        int r = create_private(path, reterr);
+static int open_file(const char *path, Db **ret, Failure *reterr) {
+        _cleanup_db_ Db *db = calloc(1, sizeof(*db));
+        int r;
 
-        if (r < 0)
-                return r;
-        db = calloc(1, sizeof(*db));
         if (!db)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         r = sqlite3_open_v2(path, &db->handle,
@@ -110,11 +126,62 @@ int db_open(const char *path, const DbOptions *options, Db **ret, Failure *reter
         if (r != SQLITE_OK)
                 return db->handle ? db_fail(db, r, "cannot open", reterr)
                                   : fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        r = configure(db, options, reterr);
+        harden(db);
+        *ret = TAKE_PTR(db);
+        return 0;
+}
+
+int db_open(const char *path, const DbOptions *options, Db **ret, Failure *reterr) {
+        _cleanup_db_ Db *db = NULL;
+        int r = create_private(path, reterr);
+
+        if (r >= 0)
+                r = open_file(path, &db, reterr);
+        if (r >= 0)
+                r = configure(db, options, reterr);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(db);
         return 0;
+}
+
+/* Locked for good by the first statement, and without side files: from then on it needs no name. */
+static int configure_scratch(Db *db, uint32_t cache_kib, Failure *reterr) {
+        int r = db_exec(db,
+                        "PRAGMA temp_store=MEMORY; PRAGMA locking_mode=EXCLUSIVE;"
+                        "PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF;"
+                        "BEGIN EXCLUSIVE; COMMIT",
+                        reterr);
+
+        return r < 0 ? r : set_cache(db, cache_kib, reterr);
+}
+
+int db_open_scratch(uint32_t cache_kib, Db **ret, Failure *reterr) {
+        char path[] = SCRATCH_TEMPLATE;
+        _cleanup_db_ Db *db = NULL;
+        int fd = mkostemp(path, O_CLOEXEC), r;
+
+        if (fd < 0)
+                return fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno,
+                                  "cannot make a temporary database %s", path);
+        fd_close(fd);
+        r = open_file(path, &db, reterr);
+        if (r >= 0)
+                r = configure_scratch(db, cache_kib, reterr);
+        (void) unlink(path); /* what stays is empty, or gone with the machine */
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(db);
+        return 0;
+}
+
+int db_copy(Db *from, Db *to, Failure *reterr) {
+        sqlite3_backup *b = sqlite3_backup_init(to->handle, "main", from->handle, "main");
+        int r = b ? sqlite3_backup_step(b, -1) : sqlite3_errcode(to->handle);
+
+        if (b)
+                (void) sqlite3_backup_finish(b); /* repeats what the step said */
+        return r == SQLITE_DONE ? 0 : db_fail(to, r, "cannot take a copy", reterr);
 }
 
 void db_close(Db *db) {

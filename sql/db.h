@@ -5,8 +5,8 @@
  * only place where SQLite's results become ours. One Db belongs to one thread at a time.
  *
  * Failures are negative errnos: -EUCLEAN the file is damaged or no database, -ENOSPC, -EBUSY
- * (locked by another process), -EEXIST (a constraint), -ENOMEM, -EACCES (cannot be opened or
- * written), else -EIO.
+ * (locked by another process), -EEXIST (a constraint), -ENOMEM, -EROFS, -EACCES (cannot be opened
+ * or written), else -EIO.
  */
 
 #include <stdbool.h>
@@ -32,6 +32,15 @@ typedef struct DbOptions {
  */
 int db_open(const char *path, const DbOptions *options, Db **ret, Failure *reterr);
 void db_close(Db *db);
+
+/*
+ * A database in memory that can be swapped out, without a name, for what can be made again: nothing
+ * of it is ever on a disk. -ENOENT where /dev/shm is missing. Owned.
+ */
+int db_open_scratch(uint32_t cache_kib, Db **ret, Failure *reterr);
+
+/* Replaces the contents of `to` by those of `from`, in one transaction. */
+int db_copy(Db *from, Db *to, Failure *reterr);
 DEFINE_CLEANUP(Db *, db_close);
 
 /* Runs statements that return nothing. */

@@ -6,12 +6,16 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
+#include "base/fs.h"
 #include "worker/diagnose.h"
 #include "worker/run.h"
 #include "worker/state.h"
 
 #define SERVICES_TOLD_MAX 256
+#define STATE_LEAST_BYTES (UINT64_C(1) << 20)
 
 static void diagnosis_done(Diagnosis *d) {
         findings_done(&d->findings);
@@ -48,15 +52,28 @@ static int open_configuration(Diagnosis *d, Failure *reterr) {
         return 0;
 }
 
+/* NULL: it can be. */
+static const char *why_unwritable(int fd) {
+        uint64_t free_bytes, total;
+
+        if (faccessat(fd, ".", W_OK, 0) < 0)
+                return strerror(errno);
+        return fs_space(fd, &free_bytes, &total) >= 0 && free_bytes < STATE_LEAST_BYTES
+                       ? strerror(ENOSPC)
+                       : NULL;
+}
+
 static void open_state(Diagnosis *d) {
         Failure f = FAILURE_INIT;
+        const char *why;
 
         d->work->state_fd = state_open(&f);
-        if (d->work->state_fd < 0)
+        why = d->work->state_fd < 0 ? f.text : why_unwritable(d->work->state_fd);
+        if (why)
                 findings_add(&d->findings, FINDING_ERROR, ABOUT("state", "the workers' state"),
                              "make it a directory of root's with mode 0700, on a file system that "
-                             "can be written",
-                             "%s", f.text);
+                             "has room and can be written: without it there is reading alone",
+                             "%s", why);
         else
                 findings_add(&d->findings, FINDING_OK, ABOUT("state", "the workers' state"), NULL,
                              "there, and root's alone");

@@ -58,9 +58,9 @@ int state_lock_service(Work *w,
         dir = state_open_dir(w->state_fd, "locks", reterr);
         if (dir < 0)
                 return dir;
-        fd = openat(dir, service, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        fd = fs_open_lock(dir, service);
         if (fd < 0)
-                return fail_errno(reterr, fail_code_for_write(errno, FAIL_INTERNAL), errno,
+                return fail_errno(reterr, fail_code_for_write(fd, FAIL_INTERNAL), -fd,
                                   "lock of service %s", service);
         while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
                 if (errno != EWOULDBLOCK && errno != EINTR)

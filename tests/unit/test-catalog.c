@@ -379,6 +379,34 @@ static void test_damaged_page(void **state) {
         damage(*state, 4096, 4096);
 }
 
+/* Everything goes along, the marks of a reconcile too; the old place keeps what it had. */
+static void test_move(void **state) {
+        Fixture *f = *state;
+        _cleanup_json_ json_object *removed = NULL;
+        _cleanup_free_ char *elsewhere = text_printf("%s/elsewhere", f->dir);
+
+        assert_int_equal(mkdir(elsewhere, 0700), 0);
+        put(f, ID(1), "completed", "[\"alpha\"]", "2024-01-01T00:00:00Z");
+        put(f, ID(2), "completed", "[\"alpha\"]", "2024-01-02T00:00:00Z");
+        assert_int_equal(catalog_reconcile_start(f->catalog, &f->why), 0);
+        assert_int_equal(catalog_reconcile_mark(f->catalog, ID(1), &f->why), 0);
+        assert_int_equal(catalog_batch_begin(f->catalog, &f->why), 0);
+        assert_int_equal(catalog_move(f->catalog, elsewhere, &f->why), -EBUSY);
+        assert_int_equal(catalog_batch_commit(f->catalog, &f->why), 0);
+        f->why = FAILURE_INIT;
+        assert_int_equal(catalog_move(f->catalog, "/nowhere", &f->why), -ENOENT);
+        f->why = FAILURE_INIT;
+        assert_int_equal(catalog_move(f->catalog, elsewhere, &f->why), 0);
+        assert_int_equal(catalog_reconcile_finish(f->catalog, &removed, &f->why), 0);
+        assert_int_equal(json_object_array_length(removed), 1);
+        assert_list(f, (CatalogFilter){ .limit = 10 }, 1, "1");
+        put(f, ID(3), "completed", "[\"alpha\"]", "2024-01-03T00:00:00Z");
+        assert_int_equal(catalog_move(f->catalog, f->dir, &f->why), 0);
+        assert_list(f, (CatalogFilter){ .limit = 10 }, 2, "31");
+        reopen(f);
+        assert_list(f, (CatalogFilter){ .limit = 10 }, 2, "31");
+}
+
 static void test_newer(void **state) {
         Fixture *f = *state;
         const DbOptions options = { .busy_msec = 100 };
@@ -406,6 +434,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_mode, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_database, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged_page, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_move, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_newer, setup, teardown),
         };
 

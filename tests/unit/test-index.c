@@ -386,6 +386,27 @@ static void test_two_at_once(void **state) {
         assert_int_equal(find(f->x, 100, &p), 1);
 }
 
+/* One in memory: as any other, and nothing of it is seen or left. */
+static void test_scratch(void **state) {
+        Fix *f = *state;
+        IndexPlace p;
+        Index *x;
+
+        fill(f, 10);
+        assert_int_equal(index_open_scratch(repository, &x, NULL), 0);
+        assert_non_null(index_note(x));
+        assert_int_equal(find(x, 1, &p), 0);
+        add(x, 100, add_pack(x, 2, 1), 0);
+        assert_int_equal(index_commit(x, NULL), 0);
+        assert_int_equal(find(x, 100, &p), 1);
+        index_discard(x);
+        index_close(x);
+        reopen(f);
+        assert_null(index_note(f->x));
+        assert_int_equal(find(f->x, 1, &p), 1);
+        assert_int_equal(find(f->x, 100, &p), 0);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_find, setup, teardown),
@@ -400,6 +421,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_damaged_before, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_files_of_two_days, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_scratch, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_left_by_a_kill, setup, teardown),
         };
 
