@@ -55,9 +55,16 @@ typedef struct Line {
         unsigned line;
 } Line;
 
+/* A quote or a backslash too many takes in the lines that follow, and one of them is a secret. */
 static int refuse(const Line *l, Failure *reterr, const char *what) {
-        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL, "%s:%u: %s=%.100s: %s", l->file,
-                        l->line, l->name, l->value, what);
+        const char *secret = strstr(l->value, PASSPHRASE);
+        size_t n = strcspn(l->value, "\n");
+
+        if (secret && (size_t) (secret - l->value) < n)
+                n = (size_t) (secret - l->value);
+        return fail_set(reterr, FAIL_CONFIGURATION_INVALID, EINVAL, "%s:%u: %s=%.*s: %s%s", l->file,
+                        l->line, l->name, (int) (n < 100 ? n : 100), l->value, what,
+                        l->value[n] ? "; does a quote or a backslash run into the next line?" : "");
 }
 
 static int
@@ -91,7 +98,7 @@ static int parse_dir(const Line *l, Defaults *d, Failure *reterr) {
 
         if (!path)
                 return -ENOMEM;
-        if (!text_is_clean_path(path) || !text_is_label(path, 4095))
+        if (!text_is_clean_path(path) || !text_is_label(path, 4095) || strstr(path, PASSPHRASE))
                 return refuse(l, reterr,
                               "must be an absolute path without '.', '..' and doubled slashes");
         d->dir_line = l->line;
@@ -166,6 +173,10 @@ static int on_value(void *userdata,
 
         if (n == 0) /* set to nothing is not set */
                 return 0;
+        /* Whatever its name: what it takes in would count as not set. */
+        if (strcmp(name, PASSPHRASE) != 0 &&
+            (strstr(value, "\nBACKUP_") || strstr(value, "\nAUTO_BACKUP_")))
+                return refuse(&l, reterr, "takes in the lines after it");
         if (strcmp(name, PASSPHRASE) == 0) {
                 d->passphrase_line = line;
                 return 0;

@@ -156,7 +156,7 @@ static void refused(const Site *s, const char *text, const char *rest) {
         write_file(s->file, text, 0600);
         (void) snprintf(want, sizeof(want), "%s%s", s->file, rest);
         if (config_load(s->dir, &c, &f) >= 0 || f.code != FAIL_CONFIGURATION_INVALID ||
-            strncmp(f.text, want, strlen(want)) != 0)
+            strncmp(f.text, want, strlen(want)) != 0 || strstr(f.text, "geheim"))
                 fail_msg("wanted '%s', got '%s'", want, f.text);
 }
 
@@ -202,6 +202,12 @@ static void test_bad_values(void **state) {
         refused(s, "\nBACKUP_DIR=back", ":2: BACKUP_DIR=back: must be an absolute path");
         refused(s, "BACKUP_DIR=/a/../b", ":1: BACKUP_DIR=");
         refused(s, "BACKUP_DIR='/a\nb'", ":1: BACKUP_DIR=");
+        refused(s, "BACKUP_DIR=\"/a\nBACKUP_ENCRYPTION_KEY=\"geheim",
+                ":1: BACKUP_DIR=/a: takes in the lines after it; does a quote");
+        refused(s, "BACKUP_DIR=/a\\\nBACKUP_ENCRYPTION_KEY=geheim", ":1: BACKUP_DIR=/a: must be");
+        refused(s, "OTHER='a\nBACKUP_ENCRYPTION_KEY='geheim", ":1: OTHER=a: takes in the lines");
+        refused(s, "AUTO_BACKUP_TYPE=app \\\nBACKUP_ENCRYPTION_KEY=geheim",
+                ":1: AUTO_BACKUP_TYPE=app : must be");
         refused(s, "BACKUP_COMPRESSION_LEVEL=10", ":1: BACKUP_COMPRESSION_LEVEL=10: must be");
         refused(s, "BACKUP_COMPRESSION_LEVEL=-1", ":1: BACKUP_COMPRESSION_LEVEL");
         refused(s, "BACKUP_RETENTION_DAYS=0", ":1: BACKUP_RETENTION_DAYS=0: must be");
