@@ -72,11 +72,15 @@ static json_object *named(const char *service, const char *path) {
 int collect_problem(Collect *c, const char *service, const char *path, const Failure *why) {
         _cleanup_json_ json_object *o = NULL;
 
+        /* A user of the service chooses how many there are, and the journal has a limit for us. */
+        if (c->n_problems++ >= COLLECT_PROBLEMS_MAX) {
+                if (c->n_problems == COLLECT_PROBLEMS_MAX + 1)
+                        log_warning("more could not be read and are only counted");
+                return 0;
+        }
         log_message(MESSAGE_SOURCE_UNREADABLE,
                     &(LogFields){ .service = service, .error = fail_name(why->code) },
                     "service %s: %s", service, why->text);
-        if (c->n_problems++ >= COLLECT_PROBLEMS_MAX)
-                return 0;
         o = named(service, path);
         if (!o || json_put(o, "error", proto_failure(why)) < 0 ||
             json_object_array_add(c->problems, json_object_get(o)) < 0)

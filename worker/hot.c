@@ -408,6 +408,11 @@ static bool is_leftover(const HotList *l, const char *name) {
         return text_is_uuid(id);
 }
 
+static void tell_removed(const char *name) {
+        log_message(MESSAGE_LEFTOVER_SWEPT, NULL, "removed %s, left by a run that did not end",
+                    name);
+}
+
 static size_t sweep_area(const HotList *l, const char *target) {
         _cleanup_close_ int area = -1;
         _cleanup_dir_ DIR *d = NULL;
@@ -428,8 +433,7 @@ static size_t sweep_area(const HotList *l, const char *target) {
                 if (tree_remove(area, e->d_name, NULL, NULL, &f) < 0)
                         log_warning("leftover %s: %s", e->d_name, f.text);
                 else {
-                        log_message(MESSAGE_LEFTOVER_SWEPT, NULL,
-                                    "removed %s, left by a run that did not end", e->d_name);
+                        tell_removed(e->d_name);
                         n++;
                 }
         }
@@ -440,7 +444,7 @@ static void tell_swept(void *userdata, const char *name, const Failure *why) {
         if (why)
                 log_warning("leftover %s: %s", name, why->text);
         else
-                log_notice("removed %s, left by a run that did not end", name);
+                tell_removed(name);
 }
 
 /* Whether a configured path lies in LVM, in this volume group or in any (NULL). */
