@@ -111,15 +111,36 @@ static bool is_up(const char *state) {
                strcmp(state, "activating") == 0;
 }
 
+/*
+ * One that does its work and ends, caught at it: it is stopped and not started again, for that
+ * would wait for all of its work, and find it ended where a unit that stays up is wanted.
+ */
+static int is_passing(Systemd *s, const char *unit, const char *state, Failure *reterr) {
+        size_t n = strlen(unit), m = strlen(".service");
+        bool remains = false;
+        int r;
+
+        if (strcmp(state, "activating") != 0 || n <= m || strcmp(unit + n - m, ".service") != 0)
+                return 0;
+        r = is_state(s, unit, "Service", "Type", "oneshot", reterr);
+        if (r > 0) {
+                r = systemd_get_bool(s, unit, "Service", "RemainAfterExit", &remains, reterr);
+                return r < 0 ? r : !remains;
+        }
+        return r;
+}
+
 static int choose_unit(Units *u, const char *name, bool *ret_active, Failure *reterr) {
         _cleanup_free_ char *id = NULL, *state = NULL;
         int r = systemd_get_text(u->systemd, name, "Unit", "Id", &id, reterr);
 
         if (r >= 0)
                 r = systemd_get_text(u->systemd, name, "Unit", "ActiveState", &state, reterr);
+        if (r >= 0)
+                r = is_passing(u->systemd, id, state, reterr);
         if (r < 0)
                 return r;
-        *ret_active = is_up(state);
+        *ret_active = is_up(state) && r == 0;
         return intent_add_unit(u->intent, id, *ret_active) < 0
                        ? fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "units")
                        : 0;
@@ -345,6 +366,17 @@ static int watch_active(Units *u, Failure *reterr) {
         }
 }
 
+static int run_check(Units *u, const char *unit, Failure *reterr) {
+        Failure f = FAILURE_INIT, ignored = FAILURE_INIT;
+
+        /* Anew, if it is one that stays active after its success. */
+        if (systemd_run(u->systemd, SYSTEMD_RESTART, unit, JOB_TIMEOUT_USEC, NULL, NULL, &f) >= 0)
+                return 0;
+        /* One that hangs may have the data open, and would be in the way of going back. */
+        (void) systemd_run(u->systemd, SYSTEMD_STOP, unit, JOB_TIMEOUT_USEC, NULL, NULL, &ignored);
+        return fail_set(reterr, FAIL_NOT_RESTORABLE, EIO, "health check %s: %s", unit, f.text);
+}
+
 int units_watch(Units *u, Failure *reterr) {
         int r = 0;
 
@@ -352,15 +384,8 @@ int units_watch(Units *u, Failure *reterr) {
                 return 0;
         work_phase(u->work, "health");
         r = watch_active(u, reterr);
-        for (size_t k = 0; r >= 0 && k < u->n_check; k++) {
-                Failure f = FAILURE_INIT;
-
-                /* Anew, if it is one that stays active after its success. */
-                if (systemd_run(u->systemd, SYSTEMD_RESTART, u->check[k], JOB_TIMEOUT_USEC, NULL,
-                                NULL, &f) < 0)
-                        r = fail_set(reterr, FAIL_NOT_RESTORABLE, EIO, "health check %s: %s",
-                                     u->check[k], f.text);
-        }
+        for (size_t k = 0; r >= 0 && k < u->n_check; k++)
+                r = run_check(u, u->check[k], reterr);
         step("watched");
         return r;
 }

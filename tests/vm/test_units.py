@@ -176,6 +176,17 @@ def test_what_does_not_come_up_goes_back(guest):
         same "$(starts)" $((before + 1)) "starts"
         kill %1
 
+        # One that does its work and ends is stopped at it, and not taken for one that did not stay up.
+        printf '%s\\n' '[Service]' Type=oneshot 'ExecStart=/bin/sleep 1000' >/etc/systemd/system/idle.service
+        systemctl daemon-reload
+        systemctl start --no-block idle
+        soon 20 sh -c 'systemctl is-active idle | grep -q activating'
+        holdpoint restore latest --yes
+        running_on 100
+        same "$(starts)" $((before + 2)) "starts"
+        printf '%s\\n' '[Service]' 'ExecStart=/bin/sleep infinity' >/etc/systemd/system/idle.service
+        systemctl daemon-reload
+
         # What systemd does not know, or what is no check.
         sed -i s/idle.service/gone.service/ /etc/holdpoint/services.d/app.conf
         refused restore latest --yes
@@ -183,7 +194,7 @@ def test_what_does_not_come_up_goes_back(guest):
         sed -i -e s/gone.service/idle.service/ -e s/=check.service/=idle.service/ /etc/holdpoint/services.d/app.conf
         refused restore latest --yes
         grep -q "idle.service is no oneshot" /tmp/error || fail "$(cat /tmp/error)"
-        same "$(starts)" $((before + 1)) "starts"
+        same "$(starts)" $((before + 2)) "starts"
         """, seconds=300)
 
 
