@@ -19,6 +19,7 @@
 #include "base/names.h"
 #include "base/proc.h"
 #include "base/text.h"
+#include "worker/cutover.h"
 #include "worker/diagnose.h"
 #include "worker/intent.h"
 #include "worker/job-keys.h"
@@ -355,7 +356,7 @@ void diagnose_repository(Diagnosis *d) {
 static int on_intent(void *userdata, Intent *i, Failure *reterr) {
         Diagnosis *d = userdata;
 
-        if (i->state == INTENT_SWAPPING || i->state == INTENT_CONFIRMING)
+        if (i->state == INTENT_SWAPPING || i->state == INTENT_CONFIRMING || cutover_is_open(i))
                 findings_add(&d->findings, FINDING_ERROR, ABOUT("restore", i->restore_id),
                              "unless it is running now ('holdpoint jobs'), restart holdpointd, "
                              "which has it finished or undone; the journal says what is in the way",

@@ -50,7 +50,7 @@ static int probe_begin(Diagnosis *d, char ret[PROBE_NAME], Failure *reterr) {
         return d->work->state_fd < 0 ? -EBADF : hot_lock(d->work, false, reterr);
 }
 
-/* btrfs: a snapshot costs nothing. */
+/* btrfs: a snapshot costs nothing. LVM: all that can be seen before the one command. */
 static int try_snapshot(Diagnosis *d, Volume *v, Failure *reterr) {
         _cleanup_close_ int lock = -1;
         Failure busy = FAILURE_INIT;
@@ -58,10 +58,12 @@ static int try_snapshot(Diagnosis *d, Volume *v, Failure *reterr) {
         char name[PROBE_NAME];
         int r;
 
-        if (volume_kind(v) == SNAPSHOT_BTRFS)
+        if (volume_kind(v) != SNAPSHOT_NONE)
                 lock = probe_begin(d, name, &busy);
         if (lock < 0)
                 return 0;
+        if (volume_kind(v) == SNAPSHOT_LVM)
+                return snapshot_prepare(&v, 1, 0, name, reterr);
         /* Nobody waits inside of the ioctl for what was dirty before. */
         if (syncfs(volume_root_fd(v)) < 0)
                 return fail_errno(reterr, FAIL_SNAPSHOT_FAILED, errno, "cannot sync '%s'",
@@ -95,10 +97,27 @@ static void check_swapfiles(Diagnosis *d, const ConfigService *c, const Volume *
         }
 }
 
+/* Where Snapshot=auto did without one that a logical volume could have: why. */
+static bool tell_fallback(Diagnosis *d, const ConfigService *c, const FindingAbout *about) {
+        _cleanup_(volume_freep) Volume *v = NULL;
+        Failure f = FAILURE_INIT;
+
+        if (c->snapshot != CONFIG_SNAPSHOT_AUTO || !snapshot_is_lvm(about->subject, NULL) ||
+            volume_find(about->subject, SNAPSHOT_LVM, &v, &f) >= 0)
+                return false;
+        findings_add(&d->findings, FINDING_WARNING, about,
+                     "until then databases are of one instant, other files are read while they "
+                     "change",
+                     "%s", f.text);
+        return true;
+}
+
 static void tell_volume(Diagnosis *d, const ConfigService *c, const char *path, const Volume *v) {
         const FindingAbout about = { "service.snapshot", c->name, path };
         bool own = strcmp(volume_root(v), path) == 0;
 
+        if (volume_kind(v) == SNAPSHOT_NONE && tell_fallback(d, c, &about))
+                return;
         if (volume_kind(v) == SNAPSHOT_NONE)
                 findings_add(
                         &d->findings,
@@ -130,6 +149,15 @@ static bool check_volume(Diagnosis *d, const ConfigService *c, const char *path)
         if (r < 0) {
                 bool missing = f.code == FAIL_SOURCE_MISSING;
 
+                /* A backup first drops the hot copies in it, which may be enough. */
+                if (v && f.code == FAIL_SNAPSHOT_FULL) {
+                        findings_add(&d->findings, FINDING_WARNING,
+                                     ABOUT_SERVICE("service.snapshot", c, path),
+                                     "backups drop their hot copies there, and fail if that does "
+                                     "not make room",
+                                     "%s", f.text);
+                        return true;
+                }
                 findings_add(&d->findings, FINDING_ERROR,
                              ABOUT_SERVICE(missing ? "service.path" : "service.snapshot", c, path),
                              missing ? "mount or create it, or correct Path=" : NULL, "%s", f.text);

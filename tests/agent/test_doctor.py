@@ -1,5 +1,6 @@
 """`holdpoint doctor`: what is wrong is found and named, what is right is not complained about, nothing is changed."""
 
+import json
 import os
 import shutil
 import signal
@@ -342,6 +343,14 @@ def test_an_unsettled_restore(site):
             os.kill(pid, signal.SIGCONT)
         assert restore.wait(60) == 0
     assert [f[0] for f in site.found("restore")] == ["note"]
+    # Its data is exchanged, and its units are still kept from starting.
+    intents = os.path.join(m.worker_state, "intents")
+    path = os.path.join(intents, os.listdir(intents)[0])
+    with open(path) as f:
+        intent = json.load(f)
+    with open(path, "w") as f:
+        json.dump(dict(intent, held=True), f)
+    assert [f[0] for f in site.found("restore")] == ["error"]
 
 
 def test_many_things_wrong(site):

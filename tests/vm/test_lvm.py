@@ -70,6 +70,14 @@ refused() {
         clean
 }
 
+# doctor SERVICE SEVERITY WORDS: what it says of that service's snapshots
+doctor() {
+        holdpoint doctor --json >/tmp/report || true
+        jq -e --arg s "$1" --arg v "$2" --arg w "$3" '[.findings[] | select(.check == "service.snapshot" and .service == $s)] |
+                length == 1 and .[0].severity == $v and (.[0].text | contains($w))' /tmp/report >/dev/null ||
+                fail "no $2 '$3' of $1: $(jq -c '.findings[] | select(.check == "service.snapshot")' /tmp/report)"
+}
+
 # stopped: the worker that has stopped at its step
 stopped() {
         local pid
@@ -312,6 +320,7 @@ def test_refused(guest):
         holdpoint create app --json | jq -e '.status == "completed" and (.copies | sort) == ["hot", "local"]'
         same "$(ours | wc -l)" 1 "hot copies"
         dd if=/dev/zero of=/dev/vg-a/load bs=1M count=76 conv=fsync status=none
+        doctor app warning 'too full'
         refused SnapshotFull 'too full' app
         same "$(ours)" "" "hot copies in a pool that is too full"
         lvremove -q -y vg-a/load >/dev/null
@@ -334,6 +343,7 @@ def test_refused(guest):
         application /mnt/app
         refused SnapshotFull 'no room' other
         service other /mnt/app
+        doctor other warning 'no room'
         holdpoint create other --json | jq -e '.status == "completed" and .consistency == "none"'
         service other /mnt/app Snapshot=lvm
         dmsetup suspend disk
@@ -353,7 +363,10 @@ def test_missing_module(guest):
         application /srv/app
         service app /srv/app Snapshot=lvm
         rmmod dm_thin_pool dm_snapshot 2>/dev/null || rmmod dm_snapshot
+        doctor app error 'modprobe dm_snapshot'
         refused SnapshotFailed 'modprobe dm_snapshot' app
         modprobe dm_snapshot
+        doctor app ok 'lvm snapshots work'
+        same "$(pgrep -c holdpoint-lvm || true) $(ours)" "0 " "what the doctor left"
         holdpoint create app --json | jq -e '.status == "completed" and .consistency == "application"'
         """, seconds=SECONDS)
