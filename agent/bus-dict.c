@@ -153,13 +153,24 @@ int bus_append_schedule(sd_bus_message *m, json_object *schedule) {
         return append_record(m, schedule, record_schedule_fields, record_n_schedule_fields);
 }
 
-static int append_summary_value(sd_bus_message *m, json_object *v) {
+/* A list with nothing in it says by its name alone what it is one of. */
+static bool is_list_of_dictionaries(const char *key, json_object *list) {
+        static const char *const keys[] = { "findings", "paths", "recipients" };
+
+        if (json_object_array_length(list) > 0)
+                return json_object_is_type(json_object_array_get_idx(list, 0), json_type_object);
+        for (size_t i = 0; i < ELEMENTSOF(keys); i++)
+                if (strcmp(key, keys[i]) == 0)
+                        return true;
+        return false;
+}
+
+static int append_summary_value(sd_bus_message *m, const char *key, json_object *v) {
         if (json_object_is_type(v, json_type_object))
                 return in_variant(m, "a{sv}", v, bus_append_summary);
         if (!json_object_is_type(v, json_type_array))
                 return append_variant(m, v);
-        if (json_object_array_length(v) > 0 &&
-            json_object_is_type(json_object_array_get_idx(v, 0), json_type_object))
+        if (is_list_of_dictionaries(key, v))
                 return in_variant(m, "aa{sv}", v, append_summaries);
         return in_variant(m, "as", v, append_string_array);
 }
@@ -174,7 +185,7 @@ int bus_append_summary(sd_bus_message *m, json_object *summary) {
                         if (r >= 0)
                                 r = sd_bus_message_append(m, "s", key);
                         if (r >= 0)
-                                r = append_summary_value(m, v);
+                                r = append_summary_value(m, key, v);
                         if (r >= 0)
                                 r = sd_bus_message_close_container(m);
                 }

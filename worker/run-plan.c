@@ -418,7 +418,9 @@ static json_object *plan_summary(const Plan *p) {
             json_put_string(o, "error", possible ? "" : fail_name(p->why.code)) < 0 ||
             json_put_string(o, "backup_id", q->backup_id) < 0 ||
             json_put_string(o, "status", status) < 0 ||
-            json_put(o, "services", json_object_get(q->selection.services)) < 0 ||
+            json_put(o, "services",
+                     q->selection.services ? json_object_get(q->selection.services)
+                                           : json_object_new_array()) < 0 ||
             json_put_string(o, "method", restore_method(&q->selection)) < 0 ||
             json_put_string(o, "copy",
                             p->used_local ? "local"
