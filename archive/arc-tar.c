@@ -35,6 +35,7 @@ struct ArcTar {
         struct archive *file; /* what takes the content of the open file; NULL: none is open */
         uint64_t position, size;
         bool sparse;
+        uint64_t large_acls;
         Failure failure; /* of the caller's write() */
         int error;
 };
@@ -172,16 +173,20 @@ void arc_tar_free(ArcTar *t) {
  * libarchive writes what would end a keyword ("=") or is no text as %XX. GNU tar takes back those
  * that it makes itself (%3D, %25), bsdtar none.
  */
-static int fill_xattrs(struct archive_entry *to, const Entry *entry) {
+static int fill_xattrs(ArcTar *t, struct archive_entry *to, const Entry *entry) {
+        bool large = false;
+
         for (size_t i = 0; i < entry->n_xattrs; i++) {
                 const EntryXattr *x = &entry->xattrs[i];
                 int r = arc_acl_add(to, x);
 
                 if (r < 0)
                         return r;
-                if (r == 0)
+                if (r != 1)
                         archive_entry_xattr_add_entry(to, x->name, x->value, x->size);
+                large |= r == 2;
         }
+        t->large_acls += large;
         return 0;
 }
 
@@ -222,8 +227,9 @@ static unsigned file_type(EntryType type) {
         return 0;
 }
 
-static int
-fill_header(struct archive_entry *to, const char *path, const Entry *entry, const char *link) {
+static int fill_header(ArcTar *t, const char *path, const Entry *entry, const char *link) {
+        struct archive_entry *to = t->entry;
+
         archive_entry_clear(to);
         archive_entry_copy_pathname(to, path);
         archive_entry_set_filetype(to, file_type(entry->type));
@@ -246,7 +252,7 @@ fill_header(struct archive_entry *to, const char *path, const Entry *entry, cons
                 archive_entry_set_rdevmajor(to, entry->major);
                 archive_entry_set_rdevminor(to, entry->minor);
         }
-        return fill_xattrs(to, entry);
+        return fill_xattrs(t, to, entry);
 }
 
 static void fill_ranges(ArcTar *t, const ArcTarRange *data, size_t n) {
@@ -292,7 +298,7 @@ int arc_tar_put(ArcTar *t,
         bool text = is_text(t, path) && (!target || is_text(t, target));
         struct archive **a = text ? &t->text : &t->binary;
 
-        if (fill_header(t->entry, path, entry, link) < 0)
+        if (fill_header(t, path, entry, link) < 0)
                 return tar_fail(t, NULL, path, reterr);
         t->position = 0;
         t->size = entry->type == ENTRY_FILE ? entry->size : 0;
@@ -368,4 +374,8 @@ int arc_tar_finish(ArcTar *t, Failure *reterr) {
         if (archive_write_close(t->text) != ARCHIVE_OK)
                 return tar_fail(t, t->text, "end", reterr);
         return archive_write_close(t->out) == ARCHIVE_OK ? 0 : tar_fail(t, t->out, "end", reterr);
+}
+
+uint64_t arc_tar_large_acls(const ArcTar *t) {
+        return t->large_acls;
 }

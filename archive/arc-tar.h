@@ -51,4 +51,8 @@ int arc_tar_end_file(ArcTar *t, Failure *reterr);
  */
 int arc_tar_finish(ArcTar *t, Failure *reterr);
 void arc_tar_free(ArcTar *t); /* NULL is fine */
+
+/* How many objects had an ACL that names a user or group beyond INT_MAX: no program on libarchive
+ * (bsdtar) gives those their rights. */
+uint64_t arc_tar_large_acls(const ArcTar *t);
 DEFINE_CLEANUP(ArcTar *, arc_tar_free);

@@ -192,11 +192,29 @@ static int compare_xattrs(const void *a, const void *b) {
         return strcmp(((const EntryXattr *) a)->name, ((const EntryXattr *) b)->name);
 }
 
-static int take_acl(ArcUntar *u, int type, size_t i, const char *name, Entry *ret) {
-        int r = arc_acl_encode(u->entry, type, &u->acls[i]);
+/* The attribute itself, where a writer put it beside the text, says all of it. */
+static int copy_acl(ArcUntar *u, const char *wanted, Buf *ret) {
+        const char *name;
+        const void *value;
+        size_t size;
 
-        if (r == -EINVAL)
+        (void) archive_entry_xattr_reset(u->entry);
+        while (archive_entry_xattr_next(u->entry, &name, &value, &size) == ARCHIVE_OK)
+                if (strcmp(name, wanted) == 0 && size <= XATTR_BYTES)
+                        return arc_acl_copy(value, size, ret);
+        return 0;
+}
+
+static int take_acl(ArcUntar *u, int type, size_t i, const char *name, Entry *ret) {
+        int r = copy_acl(u, name, &u->acls[i]);
+
+        if (r == 0)
+                r = arc_acl_encode(u->entry, type, &u->acls[i]);
+        if (r == -EINVAL) {
                 u->dropped.xattrs++;
+                if (type == ARCHIVE_ENTRY_ACL_TYPE_ACCESS)
+                        ret->mode = arc_acl_mode_without(u->entry, ret->mode);
+        }
         if (r <= 0)
                 return r == -EINVAL ? 0 : r;
         if (type == ARCHIVE_ENTRY_ACL_TYPE_ACCESS)
@@ -205,6 +223,13 @@ static int take_acl(ArcUntar *u, int type, size_t i, const char *name, Entry *re
                                                    .value = u->acls[i].data,
                                                    .size = (uint32_t) u->acls[i].size };
         return 0;
+}
+
+static bool has_xattr(const Entry *e, const char *name) {
+        for (size_t i = 0; i < e->n_xattrs; i++)
+                if (strcmp(e->xattrs[i].name, name) == 0)
+                        return true;
+        return false;
 }
 
 static int take_xattrs(ArcUntar *u, const char *path, Entry *ret, Failure *reterr) {
@@ -223,7 +248,7 @@ static int take_xattrs(ArcUntar *u, const char *path, Entry *ret, Failure *reter
         while (archive_entry_xattr_next(u->entry, &name, &value, &size) == ARCHIVE_OK) {
                 unmark((char *) name); /* the entry's own memory */
                 if (strncmp(name, "user.", 5) != 0) {
-                        u->dropped.xattrs++;
+                        u->dropped.xattrs += !has_xattr(ret, name); /* an ACL that was taken */
                         continue;
                 }
                 if (ret->n_xattrs == ARC_XATTRS_MAX || size > XATTR_BYTES ||

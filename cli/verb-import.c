@@ -21,15 +21,18 @@ static int open_archive(Cli *cli, const char *path, int *ret) {
 
 static void print_result(const char *id, const FollowJob *job) {
         char size[OUTPUT_CELL_MAX];
-        uint64_t dropped = field_u64(job->summary, "dropped");
+        uint64_t dropped = field_u64(job->summary, "dropped_devices") +
+                           field_u64(job->summary, "dropped_modes") +
+                           field_u64(job->summary, "dropped_xattrs") +
+                           field_u64(job->summary, "dropped_flags");
 
         output_size(field_u64(job->summary, "bytes"), size);
         output_line("%s  imported: %s in %llu files", id, size,
                     (unsigned long long) field_u64(job->summary, "files"));
         if (dropped > 0)
                 output_note("%llu privileges, devices and special attributes were left out; see "
-                            "'holdpoint show %.8s --json'",
-                            (unsigned long long) dropped, id);
+                            "'holdpoint jobs --json'",
+                            (unsigned long long) dropped);
 }
 
 int verb_import(Cli *cli) {

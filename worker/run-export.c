@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "archive/arc-tar.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "worker/dir-order.h"
 #include "worker/open-repo.h"
@@ -17,8 +18,9 @@
 #include "worker/stream.h"
 
 #define RANGES_MAX                                                                                 \
-        16384 /* of one sparse file: more, and the smallest holes are written as zeros             \
-               */
+        16384        /* of one sparse file: more, and the smallest holes are written as zeros      \
+                      */
+#define NAMED_MAX 10 /* objects that are named in the journal */
 
 typedef struct Export {
         Work *work;
@@ -199,8 +201,19 @@ static int put_link(Export *x, const Entry *e, const char *name, Failure *reterr
         return put_linked(x, e, name, target, reterr);
 }
 
+static void tell_large_acl(const Export *x, const char *name) {
+        _cleanup_free_ char *shown = text_escape(name);
+
+        if (arc_tar_large_acls(x->tar) <= NAMED_MAX)
+                log_warning(
+                        "%s has an ACL for a user or group beyond 2147483646, which bsdtar takes "
+                        "for 2147483647: unpack it with GNU tar",
+                        shown ? shown : "an object");
+}
+
 static int export_entry(void *userdata, const Entry *e, Failure *reterr) {
         Export *x = userdata;
+        uint64_t large = arc_tar_large_acls(x->tar);
         _cleanup_free_ char *path = pick_entry_path(e), *name = NULL;
         int r;
 
@@ -216,6 +229,8 @@ static int export_entry(void *userdata, const Entry *e, Failure *reterr) {
                 r = arc_tar_put(x->tar, name, e, NULL, NULL, 0, reterr);
         if (r < 0)
                 return r;
+        if (arc_tar_large_acls(x->tar) > large)
+                tell_large_acl(x, name);
         x->files++;
         x->work->files_done++;
         work_progress(x->work, false);
@@ -295,7 +310,8 @@ int run_export(Work *w, const char **ret_result, json_object **ret_summary, Fail
         work_progress(w, true);
         *ret_summary = json_object_new_object();
         if (json_put_u64(*ret_summary, "files", x.files) < 0 ||
-            json_put_u64(*ret_summary, "bytes", x.bytes) < 0)
+            json_put_u64(*ret_summary, "bytes", x.bytes) < 0 ||
+            json_put_u64(*ret_summary, "large_acls", arc_tar_large_acls(x.tar)) < 0)
                 return out_of_memory(reterr);
         return 0;
 }

@@ -231,6 +231,25 @@ def test_left_out(reader, btrfs):
     assert found["setuid"]["mode"] == "0755" and found["capable"]["xattrs"] == ["user.kept"]
 
 
+def test_acls_of_nobody(reader, btrfs):
+    """Names without numbers, and numbers that libarchive cannot read: nobody gets rights that the archive did not give."""
+    start(reader, btrfs)
+    a = Archive(os.path.join(btrfs.base, "archive")).base()
+    for name, acl in (("kept", "user::rw-,user:2147483646:---,group::r--,mask::r--,other::r--"),
+                      ("large", "user::rw-,user:4000000000:---,group::r--,mask::r--,other::r--"),
+                      ("named", "user::rw-,user:somebody:r--,group::rw-,mask::r--,other::rw-"),
+                      ("twice", "user::rw-,user:2147483647:rwx,group::---,mask::rwx,other::---")):
+        a.add(ABSOLUTE + "/" + name, b"x", pax_headers={"SCHILY.acl.access": acl})
+    a.add(ABSOLUTE + "/raw", b"x", pax_headers={"SCHILY.xattr.system.posix_acl_access": "no acl"})
+    backup, _, (result, summary) = import_file(reader, a.done())
+    assert (result, summary["dropped_xattrs"]) == ("done", 4)
+    found = {os.path.basename(x["path"]): (x["mode"], x.get("xattrs")) for x in reader.files(backup)[0]}
+    assert found == {"data": ("0755", None), "kept": ("0644", ["system.posix_acl_access"]), "large": ("0600", None),
+                     "named": ("0644", None), "twice": ("0600", None), "raw": ("0644", None)}
+    done = reader.machine.call("import", a.path)
+    assert "4 privileges, devices and special attributes were left out" in done.stderr, done.stderr
+
+
 def test_cancel(reader, btrfs):
     """A stream that does not go on is no reason to wait."""
     start(reader, btrfs)
