@@ -144,8 +144,10 @@ static bool check_volume(Diagnosis *d, const ConfigService *c, const char *path)
         Failure f = FAILURE_INIT;
         int r = volume_find(path, source_snapshot_kind(c), &v, &f);
 
-        if (r >= 0)
+        if (r >= 0) {
+                check_swapfiles(d, c, v); /* which would be why the next cannot be */
                 r = try_snapshot(d, v, &f);
+        }
         if (r < 0) {
                 bool missing = f.code == FAIL_SOURCE_MISSING;
 
@@ -164,7 +166,6 @@ static bool check_volume(Diagnosis *d, const ConfigService *c, const char *path)
                 return false;
         }
         tell_volume(d, c, path, v);
-        check_swapfiles(d, c, v);
         return true;
 }
 

@@ -12,6 +12,8 @@ import pytest
 import busclient
 import fakeclock
 import holdpoint
+import worker
+from test_bad_input_repository import in_place_of, resealed, with_setting
 
 SEVERITIES = {"ok": "ok", "note": "notes", "warning": "warnings", "error": "errors"}
 ORDINARY = "games"
@@ -290,6 +292,69 @@ def test_damage(site):
     os.truncate(os.path.join(records, first), 10)
     severity, _, text = site.found("repository.records")[0]
     assert severity == "error" and first in text
+
+
+def test_programs_and_accounts(site):
+    """What workers need of the host. Without the agent's account they obey root alone, so it is root that asks."""
+    m = site.machine
+    m.workers.restart("backup", HOLDPOINT_LIBEXECDIR=m.directory)
+    assert [f[:2] for f in site.found("program")] == [("error", os.path.join(m.directory, "holdpoint-sqlite"))]
+    m.workers.restart("backup", HOLDPOINT_AGENT_USER="no-such-account")
+    found = [f for f in worker.ask(m, "backup", "diagnose").summary["findings"] if f["check"] == "agent.user"]
+    assert [(f["severity"], f["subject"]) for f in found] == [("error", "no-such-account")]
+    m.workers.restart("backup")
+    assert site.found("program") == [] and site.found("agent.user") == []
+
+
+def test_defaults_that_are_ignored(site):
+    m = site.machine
+    with open(m.defaults, "w") as f:
+        f.write("BACKUP_DIR=/elsewhere\nBACKUP_COLOUR=blue\n")
+    m.write_config()
+    told = site.found("configuration.defaults")
+    assert {severity for severity, _, _ in told} == {"warning"} and len(told) == 2
+    assert any("BACKUP_COLOUR" in text for _, _, text in told) and any("BACKUP_DIR" in text for _, _, text in told)
+    os.unlink(m.defaults)
+    assert site.found("configuration.defaults") == []
+
+
+def test_keys_and_features(site):
+    """A key that is none; a repository that a newer program wrote."""
+    m = site.machine
+    m.cli("create", "app")
+    public = os.path.join(m.etc, "keys", "public.pem")
+    with in_place_of(public, b"no key"):
+        severity, _, text = site.found("keys")[0]
+        assert severity == "error" and public in text
+    path, data = resealed(site, "config", with_setting(ro_compat=["holograms"]))
+    with in_place_of(path, data):
+        assert [f[:2] for f in site.found("repository.features")] == [("error", m.repository)]
+    assert site.found("keys") == [] and site.found("repository.features") == []
+
+
+def test_a_repository_without_room(site, ext4):
+    path = site.machine.repository = ext4.directory("store")
+    site.machine.write_config()
+    site.machine.reload()
+    site.machine.cli("create", "app")
+    assert site.found("repository.space")[0][:2] == ("ok", path)
+    with open(os.path.join(ext4.path, "fill"), "wb") as f:
+        space = os.statvfs(path)
+        os.posix_fallocate(f.fileno(), 0, int(space.f_bavail * 0.99) * space.f_bsize)
+        assert site.found("repository.space")[0][:2] == ("error", path)
+    os.unlink(f.name)
+
+
+def test_jobs_that_fail(site):
+    m = site.machine
+    m.cli("create", "app")
+    assert site.found("jobs.restore") == []
+    with subprocess.Popen(["sleep", "60"], cwd=site.path) as holder:
+        m.cli("restore", "latest", "--service", "app", "--yes", exit_code=1)
+        holder.kill()
+    severity, _, text = site.found("jobs.restore")[0]
+    assert severity == "warning" and text.startswith("0 of 1 restore jobs")
+    assert site.found("jobs.backup")[0][0] == "ok"
 
 
 def test_time(site):

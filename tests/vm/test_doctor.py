@@ -104,6 +104,26 @@ def test_what_an_administrator_may_break(guest):
         look 1
         bad units:holdpoint-restore.socket
         systemctl start holdpoint-restore.socket
+        systemctl disable -q holdpointd
+        systemctl mask -q holdpoint-recover.service
+        look 3
+        bad units:holdpointd.service
+        bad units:holdpoint-recover.service
+        jq -r '.findings[] | select(.check == "units" and .severity == "warning") | .remedy' /tmp/report >/tmp/remedies
+        grep -qx "run 'systemctl enable holdpointd.service'" /tmp/remedies
+        grep -qx "run 'systemctl unmask holdpoint-recover.service'" /tmp/remedies
+        systemctl enable -q holdpointd
+        systemctl unmask -q holdpoint-recover.service
+        truncate -s 0 /srv/swap
+        chattr +C /srv/swap
+        fallocate -l 16M /srv/swap
+        chmod 600 /srv/swap
+        mkswap -q /srv/swap
+        swapon /srv/swap
+        look 1
+        bad service.swap:/srv/swap
+        swapoff /srv/swap
+        rm /srv/swap
         service app /srv/app Unit=nothing.service
         mkdir /tmp/data
         service temporary /tmp/data
