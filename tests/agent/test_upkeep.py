@@ -96,6 +96,36 @@ def test_retention(site):
     site.machine.cli("verify", last, "--depth", "data")
 
 
+def test_retention_of_schedules(site):
+    """Each schedule's own days for its own backups, what was made by hand by [Retention]; the run itself removes."""
+    def schedule(name, days):
+        directory = os.path.join(site.machine.units, "holdpoint@%s.timer.d" % name)
+        os.mkdir(directory)
+        with open(os.path.join(directory, "50-holdpoint.conf"), "w") as f:
+            f.write("[X-Holdpoint]\nType=app\nRetentionDays=%d\n\n[Timer]\nOnCalendar=daily\n" % days)
+
+    def run(day, name):
+        site.clock.set(day)
+        backup = site.machine.json("schedule", "run", name)["backup_id"]
+        holdpoint.wait_until(lambda: all(j["state"] == "finished" for j in site.machine.json("jobs")["jobs"]), "its prune")
+        return backup
+    schedule("short", 4)
+    schedule("long", 30)
+    long = [run(0, "long")]
+    hand = site.create(0)
+    short = [run(day, "short") for day in (0, 1.5, 3)]
+    assert set(site.listed()) == {hand, *short, *long}
+    short.append(run(4.5, "short"))
+    assert set(site.listed()) == {hand, *short[1:], *long}
+    long.append(run(9, "long"))
+    assert set(site.listed()) == {hand, *short[2:], *long}
+    assert set(site.prune(12)["backups"]) == {hand, short[2]}
+    assert {b["schedule"] for b in site.listed().values()} == {"short", "long"}
+    # Without its schedule a backup is like one by hand.
+    shutil.rmtree(os.path.join(site.machine.units, "holdpoint@long.timer.d"))
+    assert site.prune(12)["backups"] == [long[0]]
+
+
 def test_last_good_one_is_whole_and_sound(site):
     """Neither databases alone nor a damaged backup take the place of the last good one."""
     whole = site.create(0)

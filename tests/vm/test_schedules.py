@@ -16,6 +16,16 @@ def test_life_of_a_schedule(guest):
         systemctl is-enabled --quiet holdpoint@nightly.timer
         systemctl list-timers --all | grep -q 'holdpoint@nightly.timer *holdpoint@nightly.service'
 
+        # For fleets: late by up to two minutes, and on one machine always by as much.
+        same "$(systemctl show -P RandomizedDelayUSec -P FixedRandomDelay holdpoint@nightly.timer | paste -sd' ')" '2min yes' "delay"
+        timers() {      # NAME PROPERTY: systemd's time, as ours are written
+                local usec
+                usec=$(busctl get-property org.freedesktop.systemd1 "/org/freedesktop/systemd1/unit/holdpoint_40$1_2etimer" \
+                        org.freedesktop.systemd1.Timer "$2" | cut -d' ' -f2)
+                date -u -d "@$((usec / 1000000))" +%FT%TZ
+        }
+        same "$(jq -r .next_run /tmp/set)" "$(timers nightly NextElapseUSecRealtime)" "next run"
+
         systemctl start holdpoint@nightly.service
         holdpoint list --json >/tmp/list
         same "$(jq -r .total /tmp/list)" 1 "backups"
@@ -28,6 +38,10 @@ def test_life_of_a_schedule(guest):
         holdpoint schedule show nightly --json >/tmp/show
         same "$(jq -r '.calendar, .retention_days, .backup_type, .frequency, .enabled' /tmp/show | paste -sd' ')" \
                 'Mon..Fri *-*-* 03:30:00 7 full  true' "what was changed"
+        holdpoint schedule set nightly --frequency monthly --time 04:15 --description 'by the month; # 50 %' --json >/tmp/set
+        same "$(jq -r '.calendar, .frequency, .description' /tmp/set | paste -sd' ')" \
+                '*-*-01 04:15:00 monthly by the month; # 50 %' "by the month"
+        same "$(timers nightly NextElapseUSecRealtime | cut -c9-16)" 01T04:15 "systemd's idea of it"
         holdpoint schedule set nightly --enabled no
         status 1 systemctl is-enabled --quiet holdpoint@nightly.timer
         status 3 systemctl is-active --quiet holdpoint@nightly.timer
@@ -145,11 +159,30 @@ def test_timers_run_and_tell(guest):
         soon 40 sh -c "holdpoint list --status completed --json | jq -e '.total > 0'"
         soon 20 sh -c "holdpoint schedule show often --json | jq -e '.last_run != \\"\\" and .last_result == \\"success\\"'"
         systemctl stop holdpoint@often.timer
+        usec=$(busctl get-property org.freedesktop.systemd1 /org/freedesktop/systemd1/unit/holdpoint_40often_2etimer \
+                org.freedesktop.systemd1.Timer LastTriggerUSec | cut -d' ' -f2)
+        soon 20 sh -c '! systemctl is-active --quiet holdpoint@often.service'
+        same "$(holdpoint schedule show often --json | jq -r .last_run)" "$(date -u -d "@$((usec / 1000000))" +%FT%TZ)" "last run"
 
+        # Whoever waits for failures hears of a run that failed, and of one that is partial.
+        printf '[Service]\nExecStart=/bin/sh -c "echo >>/tmp/told"\n' >/run/systemd/system/told.service
+        mkdir -p /run/systemd/system/holdpoint@often.service.d
+        printf '[Unit]\nOnFailure=told.service\n' >/run/systemd/system/holdpoint@often.service.d/told.conf
+        systemctl daemon-reload
+        told() { [[ $(wc -l 2>/dev/null </tmp/told) == "$1" ]]; }
         mv /srv/app /srv/gone
         status 1 systemctl start holdpoint@often.service
+        soon 10 told 1
         systemctl --failed | grep -q holdpoint@often.service
         same "$(holdpoint schedule show often --json | jq -r .last_result)" exit-code "result"
+        mkdir /srv/other
+        service other /srv/other
+        systemctl reload holdpointd
+        holdpoint schedule set often --type full --enabled no
+        status 1 systemctl start holdpoint@often.service
+        soon 10 told 2
+        same "$(systemctl show -P ExecMainStatus holdpoint@often.service)" 3 "status of a partial run"
+        same "$(holdpoint list --json --limit 1 | jq -r '.backups[0].status')" partial "the backup"
         """, seconds=240)
 
 
