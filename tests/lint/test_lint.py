@@ -13,6 +13,7 @@ import errors  # noqa: E402
 import includes  # noqa: E402
 import messages  # noqa: E402
 import names  # noqa: E402
+import remedies  # noqa: E402
 import tree  # noqa: E402
 import words  # noqa: E402
 
@@ -73,6 +74,23 @@ def test_messages_can_fail():
     assert finds(text.replace("holdpoint confirm", "holdpoint commit"))
     assert messages.check_list(wanted + [("MESSAGE_NEVER_SAID", "1" * 32, "INFO")])
     assert messages.check_list(wanted + [wanted[0]])
+
+
+def test_remedies():
+    clean(remedies.check(PROGRAMS))
+
+
+@pytest.mark.parametrize("text", ["holdpoint commit ID", "holdpoint key export", "run 'holdpoint schedule drop x'", "请运行 holdpoint prune --now",
+                                  "(--keys FILE)", "systemctl start holdpoint-restored.socket", "raise LockTimeout=", "MaxHoldMSec= of [Hot]",
+                                  "see [Holds]", "[Hot] 的 MaxHoldMSec=", "journalctl HOLDPOINT_UNIT=x"])
+def test_remedies_can_fail(text):
+    assert remedies.check_text(text, remedies.Known(PROGRAMS))
+
+
+def test_good_remedies_are_good():
+    text = "holdpoint key prove FILE; 'holdpoint schedule set %s' --time 02:00, systemctl status 'holdpoint-*.socket' holdpoint@x.timer holdpoint-backup@.service"
+    assert not remedies.check_text(text + " MaxHoldMSec= of [Hold], 请看 [Hot] 的 Keep= HOLDPOINT_JOB=1", remedies.Known(PROGRAMS))
+    assert remedies.strings('a("x \\"y\\" " /* "c" */\n "z", "w");') == ['x "y" z', "w"]
 
 
 def test_words():
