@@ -106,8 +106,8 @@ static void tell_degraded(const Source *s) {
 
                 if (!s->holds[i].held)
                         log_message(MESSAGE_HOLD_DEGRADED, &(LogFields){ .service = service },
-                                    "%s could not be write-locked, the backup of its service is "
-                                    "only crash-consistent: %s",
+                                    "%s was not write-locked for the whole point, the backup of "
+                                    "its service is only crash-consistent: %s",
                                     s->holds[i].path, s->holds[i].failure.text);
         }
 }
