@@ -410,11 +410,12 @@ def test_an_unsettled_restore(site):
     assert [f[0] for f in site.found("restore")] == ["note"]
     # Its data is exchanged, and its units are still kept from starting.
     intents = os.path.join(m.worker_state, "intents")
-    path = os.path.join(intents, os.listdir(intents)[0])
-    with open(path) as f:
-        intent = json.load(f)
-    with open(path, "w") as f:
-        json.dump(dict(intent, held=True), f)
+    for name in os.listdir(intents):
+        with open(os.path.join(intents, name)) as f:
+            intent = json.load(f)
+        if intent["state"] == "active":  # and not the confirmed one
+            with open(os.path.join(intents, name), "w") as f:
+                json.dump(dict(intent, held=True), f)
     assert [f[0] for f in site.found("restore")] == ["error"]
 
 
