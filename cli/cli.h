@@ -38,7 +38,7 @@ typedef struct CliOptions {
         bool json, yes, no_wait, pinned, allow_partial, dry_run;
         int include_files, enabled; /* -1: not given */
         const char *name, *description, *service, *into, *from, *depth, *type, *status, *key,
-                *format, *output, *frequency, *time, *calendar;
+                *format, *output, *frequency, *time, *calendar, *state, *backup_id;
         const char *paths[CLI_PATHS_MAX];
         size_t n_paths;
         bool has_level, has_page, has_limit, has_retention;

@@ -45,6 +45,8 @@ typedef enum OptionId {
         OPTION_RETENTION = 'R',
         OPTION_ENABLED = 'e',
         OPTION_OUTPUT = 'o',
+        OPTION_STATE = 'E',
+        OPTION_BACKUP_ID = 'B',
 } OptionId;
 
 typedef struct OptionInfo {
@@ -71,9 +73,13 @@ static const OptionInfo option_table[] = {
           no_argument },
         { OPTION_KEY, "key", "FILE", "private key, if it is not on this host", required_argument },
         { OPTION_DEPTH, "depth", "DEPTH", "metadata, data or restore", required_argument },
-        { OPTION_TYPE, "type", "TYPE", "full, a service, or all", required_argument },
+        { OPTION_TYPE, "type", "TYPE", "full, a service, or all; of jobs: theirs",
+          required_argument },
         { OPTION_STATUS, "status", "STATUS", "running, completed, partial, failed, or all",
           required_argument },
+        { OPTION_STATE, "state", "STATE", "queued, running, canceling, finished, or all",
+          required_argument },
+        { OPTION_BACKUP_ID, "backup-id", "ID", "jobs of this backup", required_argument },
         { OPTION_PAGE, "page", "N", "page of the list, from 1", required_argument },
         { OPTION_LIMIT, "limit", "N", "rows of a page, 1 to 500", required_argument },
         { OPTION_FORMAT, "format", "FORMAT", "tar or tar.zst (default: by the name of --output)",
@@ -105,7 +111,7 @@ static const Verb verb_table[] = {
         { "files", "ID [PATH]", 1, 2, "sp", verb_files, "list the files of a backup" },
         { "diff", "ID ID", 2, 2, "s", verb_diff, "tell what differs between two backups" },
         { "export", "ID", 1, 1, "spFok", verb_export, "write a backup as a tar archive" },
-        { "import", "FILE", 1, 1, "nd", verb_import, "make a backup of an exported tar archive" },
+        { "import", "FILE", 1, 1, "ndW", verb_import, "make a backup of an exported tar archive" },
         { "restores", "", 0, 0, "s", verb_restores, "list restores, newest first" },
         { "rollback", "RESTORE", 1, 1, "yW", verb_rollback,
           "exchange a restore for what it replaced, and back" },
@@ -116,7 +122,7 @@ static const Verb verb_table[] = {
         { "pin", "ID", 1, 1, "", verb_pin, "keep a backup from retention" },
         { "unpin", "ID", 1, 1, "", verb_unpin, "leave a backup to retention" },
         { "prune", "", 0, 0, "ryW", verb_prune, "remove what no backup needs" },
-        { "jobs", "[JOB]", 0, 1, "", verb_jobs, "list jobs, or show one" },
+        { "jobs", "[JOB]", 0, 1, "EtBgl", verb_jobs, "list jobs, or show one" },
         { "cancel", "JOB", 1, 1, "", verb_cancel, "cancel a job" },
         { "status", "", 0, 0, "", verb_status,
           "state of the agent, the services and the repository" },
@@ -263,6 +269,12 @@ static int set_option(Cli *cli, OptionId id, const char *text) {
                 break;
         case OPTION_STATUS:
                 o->status = text;
+                break;
+        case OPTION_STATE:
+                o->state = text;
+                break;
+        case OPTION_BACKUP_ID:
+                o->backup_id = text;
                 break;
         case OPTION_FREQUENCY:
                 o->frequency = text;

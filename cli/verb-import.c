@@ -30,9 +30,19 @@ static void print_result(const char *id, const FollowJob *job) {
         output_line("%s  imported: %s in %llu files", id, size,
                     (unsigned long long) field_u64(job->summary, "files"));
         if (dropped > 0)
-                output_note("%llu privileges, devices and special attributes were left out; see "
-                            "'holdpoint jobs --json'",
-                            (unsigned long long) dropped);
+                output_note("%llu privileges, devices and special attributes were left out; "
+                            "'holdpoint jobs %u' tells how many of each",
+                            (unsigned long long) dropped, job->id);
+}
+
+/* The id is in the summary, once there is one. */
+static int print_json(Cli *cli, const FollowJob *job, const char *id) {
+        _cleanup_json_ json_object *o =
+                job->summary ? json_object_get(job->summary) : json_object_new_object();
+
+        if (!o || json_put_string(o, "backup_id", id) < 0)
+                return cli_oom(&cli->error);
+        return follow_print_json(cli, job, o);
 }
 
 int verb_import(Cli *cli) {
@@ -56,13 +66,17 @@ int verb_import(Cli *cli) {
                 r = follow_run(cli, &call, &job);
         if (r < 0)
                 return r;
-        id = json_object_get_string(json_object_array_get_idx(job.reply, 0));
+        id = json_object_get_string(json_object_array_get_idx(job.reply, 0)) ?: "";
         code = follow_exit_code(cli, &job);
         if (cli->options.json) {
-                r = follow_print_json(cli, &job, NULL);
+                r = print_json(cli, &job, id);
                 return r < 0 ? r : code;
         }
-        if (code == CLI_EXIT_DONE)
-                print_result(id ? id : "", &job);
+        if (cli->options.no_wait) {
+                output_line("%s", id);
+                follow_print_queued(&job);
+        } else if (code == CLI_EXIT_DONE) {
+                print_result(id, &job);
+        }
         return code;
 }

@@ -79,15 +79,39 @@ static int show_job(Cli *cli) {
         return 0;
 }
 
+/* The beginning of an id will do, as everywhere; a whole one need not be there any more. */
+static int fill_options(Cli *cli, json_object *o) {
+        const CliOptions *given = &cli->options;
+        char id[IDS_MAX];
+        int r = given->backup_id ? ids_backup(cli, given->backup_id, NULL, id) : 0;
+
+        if (r < 0)
+                return r;
+        if (cli_put_string(o, "state", given->state) < 0 ||
+            cli_put_string(o, "type", given->type) < 0 ||
+            (given->backup_id && json_put_string(o, "backup_id", id) < 0) ||
+            (given->has_page && json_put_u64(o, "page", given->page) < 0) ||
+            (given->has_limit && json_put_u64(o, "limit", given->limit) < 0))
+                return cli_oom(&cli->error);
+        return 0;
+}
+
 int verb_jobs(Cli *cli) {
-        ClientCall call = { .method = "ListJobs", .has_options = true };
-        _cleanup_json_ json_object *reply = NULL, *o = NULL;
+        _cleanup_json_ json_object *options = json_object_new_object(), *reply = NULL, *o = NULL;
+        ClientCall call = { .method = "ListJobs", .has_options = true, .options = options };
         json_object *rows;
         int r;
 
-        if (cli->n_operands > 0)
-                return show_job(cli);
-        r = client_call(cli->client, &call, &reply, &cli->error);
+        if (!options)
+                return cli_oom(&cli->error);
+        r = fill_options(cli, options);
+        if (r >= 0 && cli->n_operands > 0)
+                return json_object_object_length(options) == 0
+                               ? show_job(cli)
+                               : cli_error(&cli->error, CLI_EXIT_USAGE, "InvalidArgument",
+                                           "one job is shown as it is: leave out the options");
+        if (r >= 0)
+                r = client_call(cli->client, &call, &reply, &cli->error);
         if (r < 0)
                 return r;
         rows = json_object_array_get_idx(reply, 0);

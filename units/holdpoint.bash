@@ -22,7 +22,8 @@ _holdpoint() {
                 [files]="--service --path"
                 [diff]="--service"
                 [export]="--service --path --format --output --key"
-                [import]="--name --description"
+                [import]="--name --description --no-wait"
+                [jobs]="--state --type --backup-id --page --limit"
                 [key]="--output --yes"
                 [schedule]="--frequency --time --calendar --retention-days --enabled --type --description --yes --no-wait"
                 [restores]="--service"
@@ -50,6 +51,8 @@ _holdpoint() {
         COMPREPLY=()
         case $prev in
         --service) mapfile -t COMPREPLY < <(compgen -W "$(_holdpoint_services)" -- "$cur") && return ;;
+        --state) mapfile -t COMPREPLY < <(compgen -W "queued running canceling finished all" -- "$cur") && return ;;
+        --backup-id) mapfile -t COMPREPLY < <(compgen -W "$(_holdpoint_ids list)" -- "$cur") && return ;;
         --type) mapfile -t COMPREPLY < <(compgen -W "full all $(_holdpoint_services)" -- "$cur") && return ;;
         --status) mapfile -t COMPREPLY < <(compgen -W "running completed partial failed all" -- "$cur") && return ;;
         --from) mapfile -t COMPREPLY < <(compgen -W "auto hot local" -- "$cur") && return ;;

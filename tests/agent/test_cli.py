@@ -476,6 +476,9 @@ def test_jobs_and_cancel(shell, agent):
     assert shell.json("jobs")["jobs"][0]["id"] == 7
     assert "50%" in shell.run("jobs")[1]
     assert shell.json("jobs", "7")["type"] == "backup"
+    shell.json("jobs", "--state", "finished", "--type", "verify", "--backup-id", ID % 1, "--page", "2", "--limit", "7")
+    assert agent.called("ListJobs")[-1].arguments == [{"state": "finished", "type": "verify", "backup_id": ID % 1, "page": 2, "limit": 7}]
+    assert shell.run("jobs", "7", "--limit", "1")[0] == 2
     agent.replies["Cancel"] = ("", [])
     assert shell.run("cancel", "7")[0] == 1, "it has ended already"
     agent.replies["GetJob"] = job("running")

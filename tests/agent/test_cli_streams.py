@@ -194,14 +194,16 @@ def test_import(shell, agent, tmp_path):  # noqa: F811
     archive = tmp_path / "a.tar"
     archive.write_bytes(b"archive")
     agent.replies["ImportBackup"] = ("so", [ID % 1, JOB_PATH])
-    agent.replies["GetJob"] = job(summary=Variant("a{sv}", dictionary(bytes=5, files=2, dropped=3, backup_id=ID % 1)))
+    agent.replies["GetJob"] = job(summary=Variant("a{sv}", dictionary(bytes=5, files=2, dropped_modes=2, dropped_xattrs=1, backup_id=ID % 1)))
     got = shell.json("import", str(archive), "--name", "old", "--description", "from afar")
     call, = agent.called("ImportBackup")
-    assert got["result"] == "done" and got["dropped"] == 3
+    assert got["result"] == "done" and got["dropped_modes"] == 2
     assert call.signature == "hsa{sv}" and call.arguments[1:] == ["old", {"description": "from afar"}]
     assert call.descriptors[0].stat.st_ino == archive.stat().st_ino
     code, out, err = shell.run("import", str(archive))
-    assert code == 0 and out.startswith(ID % 1) and "left out" in err
+    assert code == 0 and out.startswith(ID % 1) and "3 privileges" in err and "left out" in err
+    code, out, err = shell.run("import", str(archive), "--no-wait")
+    assert code == 0 and out.splitlines() == [ID % 1, "job 7 is queued; 'holdpoint jobs' shows it"]
     assert shell.json("import", str(tmp_path / "none"), code=1)["error"]["name"] == "SourceMissing"
 
 

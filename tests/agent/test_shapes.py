@@ -264,6 +264,8 @@ def test_depths(site):
 def test_not_waited_for(site):
     queued = site.machine.json("verify", site.first, "--no-wait")
     assert set(queued) == {"job"} and isinstance(queued["job"], int)
+    archive = os.path.join(site.machine.directory, "a.tar")
+    check_json(site.machine.json("import", archive, "--no-wait"), {"backup_id": "s", "job": "u"})
     queued = site.machine.json("create", "app", "--no-wait")
     check_json(queued, dict(BACKUP, job="u"))
     site.bus.wait_job(holdpoint.BUS_ROOT + "/job/_%d" % queued["job"], 60)
@@ -329,12 +331,13 @@ def test_canceled_and_watched(fake):
     monitor = subprocess.Popen([fake.install.cli, "monitor", "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
                                env=environment)
     try:
+        backup = fake.json("create", "app")["backup_id"]
         while not select.select([monitor.stdout], [], [], 0.1)[0]:  # until it watches, it sees nothing
             backup = fake.json("create", "app")["backup_id"]
         job = fake.json("verify", backup, "--no-wait")["job"]
         check_verb("cancel", fake.json("cancel", job))
         seen = set()
-        while not {"JobNew", "JobRemoved", "BackupAdded"} <= seen:
+        while not {"JobNew", "JobRemoved"} <= seen:
             event = json.loads(monitor.stdout.readline())
             check_verb("monitor", event)
             seen.add(event["signal"])
