@@ -22,6 +22,7 @@
         X(MESSAGE_BACKUP_COMPLETED, "dcf62816e73d42d287f9b95ff8a7751c", LOG_NOTICE)                \
         X(MESSAGE_POINT_TAKEN, "9f81112d9d824a4a9cb59e8a60009cf6", LOG_INFO)                       \
         X(MESSAGE_HOLD_DEGRADED, "5705e26444bd4fc98eb810399417b220", LOG_WARNING)                  \
+        X(MESSAGE_NO_SNAPSHOT, "557aec8822184bdf8edca4e946bdbeb9", LOG_WARNING)                    \
         X(MESSAGE_SERVICE_LEFT_OUT, "ac5c199018a04ae08c8c7dd219a86229", LOG_ERR)                   \
         X(MESSAGE_SOURCE_UNREADABLE, "368e319b18754d2799a5534d8bfd8474", LOG_WARNING)              \
         X(MESSAGE_DATABASE_NOT_GOOD, "addacdc42c204db99f7a80eb02610663", LOG_WARNING)              \

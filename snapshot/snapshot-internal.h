@@ -95,6 +95,7 @@ struct Volume {
         uint8_t fsid[16];
         uint64_t subvolume;
         struct LvmOrigin *lvm; /* of LVM's alone, as in an image */
+        Failure *fallback;     /* why `auto` did not become LVM's; NULL: it was not to */
 };
 
 struct Snapshot {

@@ -7,7 +7,6 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
-#include "base/log.h"
 #include "base/text.h"
 #include "snapshot/lvm.h"
 #include "snapshot/snapshot-internal.h"
@@ -60,6 +59,20 @@ static int find_as(const char *path, SnapshotKind kind, Volume **ret, Failure *r
         return 0;
 }
 
+static int find_none(const char *path, const Failure *why, Volume **ret, Failure *reterr) {
+        _cleanup_(volume_freep) Volume *v = NULL;
+        int r = find_as(path, SNAPSHOT_NONE, &v, reterr);
+
+        if (r < 0)
+                return r;
+        v->fallback = malloc(sizeof(*v->fallback));
+        if (!v->fallback)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        *v->fallback = *why;
+        *ret = TAKE_PTR(v);
+        return 0;
+}
+
 int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *reterr) {
         _cleanup_close_ int fd = -1;
         bool is_auto = kind == SNAPSHOT_AUTO;
@@ -76,10 +89,8 @@ int volume_find(const char *path, SnapshotKind kind, Volume **ret, Failure *rete
         if (is_auto)
                 kind = choose(fd);
         r = find_as(path, kind, ret, &why);
-        if (r == -EOPNOTSUPP && is_auto && kind == SNAPSHOT_LVM) {
-                log_debug("no LVM snapshot for '%s': %s", path, why.text);
-                return find_as(path, SNAPSHOT_NONE, ret, reterr);
-        }
+        if (r == -EOPNOTSUPP && is_auto && kind == SNAPSHOT_LVM)
+                return find_none(path, &why, ret, reterr);
         if (r < 0 && reterr)
                 *reterr = why;
         return r;
@@ -94,11 +105,16 @@ void volume_free(Volume *v) {
         fd_close(v->area_fd);
         free(v->root);
         free(v->area);
+        free(v->fallback);
         free(v);
 }
 
 SnapshotKind volume_kind(const Volume *v) {
         return v->ops->kind;
+}
+
+const Failure *volume_fallback(const Volume *v) {
+        return v->fallback;
 }
 
 bool volume_equal(const Volume *a, const Volume *b) {

@@ -37,6 +37,12 @@ void volume_free(Volume *v);
 DEFINE_CLEANUP(Volume *, volume_free);
 
 SnapshotKind volume_kind(const Volume *v); /* never AUTO */
+
+/*
+ * Of a volume that `auto` found to be NONE: why no snapshot can be made, though the path lies on a
+ * logical volume. NULL where nothing is in the way but the file system. Borrowed.
+ */
+const Failure *volume_fallback(const Volume *v);
 bool volume_equal(const Volume *a, const Volume *b);
 const char *volume_root(const Volume *v); /* absolute live path of its root; for NONE: "/" */
 int volume_root_fd(const Volume *v);      /* borrowed */

@@ -104,11 +104,19 @@ static void check_dir(Diagnosis *d, const char *path, const struct passwd *agent
         }
 }
 
+static void check_program(Diagnosis *d, const char *name, const char *what) {
+        _cleanup_free_ char *path = text_printf("%s/%s", proc_libexec_dir(), name);
+
+        if (path && access(path, X_OK) < 0)
+                findings_add(&d->findings, FINDING_ERROR, ABOUT("program", path),
+                             "install Holdpoint again; all its programs must be of one version",
+                             "the program that %s cannot be run: %s", what, strerror(errno));
+}
+
 void diagnose_files(Diagnosis *d) {
         static const char *const dirs[] = { "", "/holdpoint.conf.d", "/services.d" };
         const char *name = getenv(HP_ENV_AGENT_USER);
         const struct passwd *agent = getpwnam(name && *name ? name : HP_DEFAULT_AGENT_USER);
-        _cleanup_free_ char *helper = text_printf("%s/" HP_SQLITE_PROGRAM, proc_libexec_dir());
 
         if (!agent)
                 findings_add(&d->findings, FINDING_ERROR,
@@ -121,10 +129,8 @@ void diagnose_files(Diagnosis *d) {
                 if (path)
                         check_dir(d, path, agent);
         }
-        if (helper && access(helper, X_OK) < 0)
-                findings_add(&d->findings, FINDING_ERROR, ABOUT("program", helper),
-                             "install Holdpoint again; all its programs must be of one version",
-                             "the program that holds databases cannot be run: %s", strerror(errno));
+        check_program(d, HP_SQLITE_PROGRAM, "holds databases");
+        check_program(d, HP_LVM_PROGRAM, "speaks to LVM");
 }
 
 /* ---- keys ---- */

@@ -1,7 +1,8 @@
 /*
  * One service: what can be frozen, what can be exchanged, what databases are there, and what its
  * backups are worth. Snapshot and exchange are tried, not guessed: on names of our own in the area,
- * which the next backup sweeps if we are killed in between.
+ * which the next backup sweeps if we are killed in between. Of an LVM snapshot all is tried but the
+ * one command that makes it, which would hold up writers.
  */
 
 #include <errno.h>
@@ -50,7 +51,6 @@ static int probe_begin(Diagnosis *d, char ret[PROBE_NAME], Failure *reterr) {
         return d->work->state_fd < 0 ? -EBADF : hot_lock(d->work, false, reterr);
 }
 
-/* btrfs: a snapshot costs nothing. LVM: all that can be seen before the one command. */
 static int try_snapshot(Diagnosis *d, Volume *v, Failure *reterr) {
         _cleanup_close_ int lock = -1;
         Failure busy = FAILURE_INIT;
@@ -58,12 +58,15 @@ static int try_snapshot(Diagnosis *d, Volume *v, Failure *reterr) {
         char name[PROBE_NAME];
         int r;
 
-        if (volume_kind(v) != SNAPSHOT_NONE)
-                lock = probe_begin(d, name, &busy);
+        if (volume_kind(v) == SNAPSHOT_NONE)
+                return 0;
+        lock = probe_begin(d, name, &busy);
         if (lock < 0)
                 return 0;
-        if (volume_kind(v) == SNAPSHOT_LVM)
+        if (volume_kind(v) == SNAPSHOT_LVM) {
+                lock = fd_close(lock); /* nothing is made that could be swept */
                 return snapshot_prepare(&v, 1, 0, name, reterr);
+        }
         /* Nobody waits inside of the ioctl for what was dirty before. */
         if (syncfs(volume_root_fd(v)) < 0)
                 return fail_errno(reterr, FAIL_SNAPSHOT_FAILED, errno, "cannot sync '%s'",
@@ -97,28 +100,22 @@ static void check_swapfiles(Diagnosis *d, const ConfigService *c, const Volume *
         }
 }
 
-/* Where Snapshot=auto did without one that a logical volume could have: why. */
-static bool tell_fallback(Diagnosis *d, const ConfigService *c, const FindingAbout *about) {
-        _cleanup_(volume_freep) Volume *v = NULL;
-        Failure f = FAILURE_INIT;
-
-        if (c->snapshot != CONFIG_SNAPSHOT_AUTO || !snapshot_is_lvm(about->subject, NULL) ||
-            volume_find(about->subject, SNAPSHOT_LVM, &v, &f) >= 0)
-                return false;
+/* Why a path on a logical volume is read without a snapshot. */
+static void tell_fallback(Diagnosis *d, const FindingAbout *about, const Failure *why) {
         findings_add(&d->findings, FINDING_WARNING, about,
-                     "until then databases are of one instant, other files are read while they "
-                     "change",
-                     "%s", f.text);
-        return true;
+                     "mend that; Snapshot=none says that it is meant so",
+                     "no snapshots here: %s; until then databases are of one instant, other files "
+                     "are read while they change",
+                     why->text);
 }
 
 static void tell_volume(Diagnosis *d, const ConfigService *c, const char *path, const Volume *v) {
         const FindingAbout about = { "service.snapshot", c->name, path };
         bool own = strcmp(volume_root(v), path) == 0;
 
-        if (volume_kind(v) == SNAPSHOT_NONE && tell_fallback(d, c, &about))
-                return;
-        if (volume_kind(v) == SNAPSHOT_NONE)
+        if (volume_fallback(v))
+                tell_fallback(d, &about, volume_fallback(v));
+        else if (volume_kind(v) == SNAPSHOT_NONE)
                 findings_add(
                         &d->findings,
                         c->snapshot == CONFIG_SNAPSHOT_NONE ? FINDING_NOTE : FINDING_WARNING,
@@ -139,6 +136,12 @@ static void tell_volume(Diagnosis *d, const ConfigService *c, const char *path, 
                         "btrfs snapshots work, of all that lies in %s", volume_root(v));
 }
 
+/* A pool that only hot copies keep too full: the next backup drops them first. */
+static bool has_room_again(Diagnosis *d, const Volume *v, const Failure *why) {
+        return why->code == FAIL_SNAPSHOT_FULL && d->work->state_fd >= 0 &&
+               hot_may_make_room(d->work, v);
+}
+
 static bool check_volume(Diagnosis *d, const ConfigService *c, const char *path) {
         _cleanup_(volume_freep) Volume *v = NULL;
         Failure f = FAILURE_INIT;
@@ -147,19 +150,18 @@ static bool check_volume(Diagnosis *d, const ConfigService *c, const char *path)
         if (r >= 0) {
                 check_swapfiles(d, c, v); /* which would be why the next cannot be */
                 r = try_snapshot(d, v, &f);
+                if (r < 0 && has_room_again(d, v, &f)) {
+                        findings_add(&d->findings, FINDING_WARNING,
+                                     ABOUT_SERVICE("service.snapshot", c, path),
+                                     "extend the pool: if the hot copies in it, which the next "
+                                     "backup drops first, do not make enough room, it fails",
+                                     "%s", f.text);
+                        return true;
+                }
         }
         if (r < 0) {
                 bool missing = f.code == FAIL_SOURCE_MISSING;
 
-                /* A backup first drops the hot copies in it, which may be enough. */
-                if (v && f.code == FAIL_SNAPSHOT_FULL) {
-                        findings_add(&d->findings, FINDING_WARNING,
-                                     ABOUT_SERVICE("service.snapshot", c, path),
-                                     "backups drop their hot copies there, and fail if that does "
-                                     "not make room",
-                                     "%s", f.text);
-                        return true;
-                }
                 findings_add(&d->findings, FINDING_ERROR,
                              ABOUT_SERVICE(missing ? "service.path" : "service.snapshot", c, path),
                              missing ? "mount or create it, or correct Path=" : NULL, "%s", f.text);

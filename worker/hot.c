@@ -395,6 +395,24 @@ size_t hot_make_room(Work *w, const Volume *v, const HotKeeper *keeper) {
         return n;
 }
 
+bool hot_may_make_room(Work *w, const Volume *v) {
+        _cleanup_(hot_list_done) HotList l = { .dir = -1 };
+        Failure f = FAILURE_INIT;
+        bool found = false;
+
+        if (load_all(w, false, &l, &f) < 0)
+                return false;
+        for (size_t i = 0; i < l.n; i++)
+                for (size_t k = 0; k < n_images(l.items[i].json); k++) {
+                        json_object *identity;
+
+                        found |= json_get_object(image_at(l.items[i].json, k), "identity",
+                                                 &identity) >= 0 &&
+                                 snapshot_shares_room(identity, v);
+                }
+        return found;
+}
+
 /* "hot.BACKUP-ID.N" of a run that ended before it wrote its record. */
 static bool is_leftover(const HotList *l, const char *name) {
         char id[UUID_TEXT_MAX];

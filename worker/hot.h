@@ -56,6 +56,9 @@ size_t hot_rotate(Work *w, const HotKeeper *keeper);
  */
 size_t hot_make_room(Work *w, const Volume *v, const HotKeeper *keeper);
 
+/* True if there is something that hot_make_room() would drop. */
+bool hot_may_make_room(Work *w, const Volume *v);
+
 /*
  * Removes LVM snapshots that crashed runs left, known by their tags, if any service lies on LVM.
  * The caller holds the repository's writer lock. Failures are logged; returns how many.

@@ -125,6 +125,20 @@ static int check_settled(Backup *b, Failure *reterr) {
         return r;
 }
 
+/* What `auto` stands for is seen by nobody else: the backup counts as completed all the same. */
+static void tell_fallbacks(const Source *s) {
+        for (size_t i = 0; i < s->n_services; i++) {
+                const SourceService *service = &s->services[i];
+
+                if (service->fallback.code != FAIL_NONE)
+                        log_message(MESSAGE_NO_SNAPSHOT,
+                                    &(LogFields){ .service = service->config->name,
+                                                  .error = fail_name(service->fallback.code) },
+                                    "service %s is read without a snapshot: %s",
+                                    service->config->name, service->fallback.text);
+        }
+}
+
 static void count_source(Work *w, const Source *s) {
         w->files_total = w->bytes_total = 0;
         for (size_t i = 0; i < s->n_services; i++) {
@@ -157,6 +171,7 @@ static int prepare(Backup *b, Failure *reterr) {
         (void) hot_sweep_lvm(w); /* before the point: a leftover takes room and slows its origin */
         work_accepted(w);
         work_phase(w, "scan");
+        tell_fallbacks(&b->source);
         r = source_discover(w, &b->source, reterr);
         count_source(w, &b->source);
         return r;

@@ -26,10 +26,13 @@ static int check_mount(const Volume *v, const char *path, Failure *reterr) {
 
 static int find_volume(Source *s, SourcePath *p, SnapshotKind kind, Failure *reterr) {
         _cleanup_(volume_freep) Volume *v = NULL;
+        SourceService *service = &s->services[p->service];
         int r = volume_find(p->path, kind, &v, reterr);
 
         if (r < 0)
                 return r;
+        if (volume_fallback(v) && service->fallback.code == FAIL_NONE)
+                service->fallback = *volume_fallback(v);
         for (p->volume = 0; p->volume < s->n_volumes; p->volume++)
                 if (volume_equal(s->volumes[p->volume], v))
                         return check_mount(s->volumes[p->volume], p->path, reterr);

@@ -58,6 +58,7 @@ typedef struct SourceService {
         bool unheld;           /* has a database that nobody held: new, or one too many */
         uint64_t files, bytes; /* what the discovery counted */
         char states_of[UUID_TEXT_MAX]; /* the backup that the remembered states belong to, or "" */
+        Failure fallback; /* why a path of it on a logical volume has no snapshot; or no code */
 } SourceService;
 
 /* What the image does not show, seen in the live tree: the backup is partial. */

@@ -298,7 +298,8 @@ def test_programs_and_accounts(site):
     """What workers need of the host. Without the agent's account they obey root alone, so it is root that asks."""
     m = site.machine
     m.workers.restart("backup", HOLDPOINT_LIBEXECDIR=m.directory)
-    assert [f[:2] for f in site.found("program")] == [("error", os.path.join(m.directory, "holdpoint-sqlite"))]
+    assert [f[:2] for f in site.found("program")] == [
+        ("error", os.path.join(m.directory, program)) for program in ("holdpoint-sqlite", "holdpoint-lvm")]
     m.workers.restart("backup", HOLDPOINT_AGENT_USER="no-such-account")
     found = [f for f in worker.ask(m, "backup", "diagnose").summary["findings"] if f["check"] == "agent.user"]
     assert [(f["severity"], f["subject"]) for f in found] == [("error", "no-such-account")]
