@@ -19,6 +19,7 @@
 #include "base/proc.h"
 #include "base/proto.h"
 #include "base/text.h"
+#include "snapshot/helper-env.h"
 
 #define REAP_MSEC  500
 #define SLICE_MSEC 50 /* how often a wait looks at `interrupted` */
@@ -38,33 +39,9 @@ int hold_helper_allowed(const HoldDatabase *db, Failure *reterr) {
                 db->path);
 }
 
-#define ENV_FIXED 2
-
-typedef struct HelperEnv {
-        const char *items[ENV_FIXED + LOG_ENV_MAX + 2]; /* owned behind the fixed ones */
-} HelperEnv;
-
-static void helper_env_done(HelperEnv *env) {
-        for (size_t i = ENV_FIXED; env->items[i]; i++)
-                free((char *) env->items[i]);
-}
-
-/* The helper's environment: log and steps reach it, nothing else of ours does. */
-static void helper_env_init(HelperEnv *env) {
-        const char *step = getenv(HP_ENV_STEP);
-        char *log[LOG_ENV_MAX];
-        size_t n = 0, n_log = log_env(log);
-
-        env->items[n++] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-        env->items[n++] = "LANG=C";
-        for (size_t i = 0; i < n_log; i++)
-                env->items[n++] = log[i];
-        env->items[n] = step ? text_printf("%s=%s", HP_ENV_STEP, step) : NULL;
-}
-
 int hold_helper_start(HoldHelper *h, const char *libexec_dir, const char *mode, Failure *reterr) {
         _cleanup_free_ char *path = text_printf("%s/%s", libexec_dir, HP_SQLITE_PROGRAM);
-        _cleanup_(helper_env_done) HelperEnv env = { { NULL } };
+        _cleanup_helper_env_ HelperEnv env = HELPER_ENV_INIT;
         _cleanup_close_ int ours = -1, theirs = -1;
         const char *argv[] = { HP_SQLITE_PROGRAM, mode, NULL };
         int pair[2], r;

@@ -103,6 +103,10 @@ int lvm_command_extend(const LvmName *lv, uint64_t bytes, LvmCommand *ret, Failu
                                  lv->lv);
 }
 
+bool lvm_command_is_report(const char *line) {
+        return strncmp(line, "lvs ", 4) == 0;
+}
+
 bool lvm_command_is_safe(const char *line) {
         if (strspn(line, SAFE_LETTERS) != strlen(line) || strlen(line) >= LVM_COMMAND_MAX)
                 return false;

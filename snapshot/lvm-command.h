@@ -46,5 +46,8 @@ int lvm_command_change(LvmAction action, const LvmName *lv, LvmCommand *ret, Fai
 /* Makes a classic snapshot larger by so many bytes. */
 int lvm_command_extend(const LvmName *lv, uint64_t bytes, LvmCommand *ret, Failure *reterr);
 
+/* True if the command only looks. */
+bool lvm_command_is_report(const char *line);
+
 /* True if the line is one of these commands and no character in it means something to LVM. */
 bool lvm_command_is_safe(const char *line);

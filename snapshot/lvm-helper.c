@@ -99,12 +99,20 @@ static int say_done(int status, uint64_t usec) {
         return proto_send(SOCKET_FD, m, &fd, 1);
 }
 
+/* What changes something belongs into the story of the job. */
+static void tell(const char *line, int status, uint64_t usec) {
+        if (!lvm_command_is_report(line))
+                log_info("'%s': %s by LVM in %llu us", line,
+                         status == LVM2_COMMAND_SUCCEEDED ? "done" : "refused",
+                         (unsigned long long) usec);
+}
+
 static int serve(void) {
         _cleanup_json_ json_object *run = receive("run"), *go = NULL;
         const char *line;
-        uint64_t began;
+        uint64_t began, usec;
         void *lvm;
-        int status;
+        int status, r;
 
         if (!run || json_get_string(run, "command", &line) < 0 || !lvm_command_is_safe(line))
                 return -EBADMSG;
@@ -116,7 +124,10 @@ static int serve(void) {
                 return -EPIPE; /* not wanted any more; nothing has begun */
         began = clock_monotonic_usec();
         status = lvm2_run(lvm, line);
-        return say_done(status, clock_monotonic_usec() - began);
+        usec = clock_monotonic_usec() - began;
+        r = say_done(status, usec);
+        tell(line, status, usec); /* writers wait no longer for us */
+        return r;
 }
 
 int main(void) {

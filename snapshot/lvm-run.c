@@ -17,6 +17,7 @@
 #include "base/proc.h"
 #include "base/proto.h"
 #include "base/text.h"
+#include "snapshot/helper-env.h"
 
 /*
  * What the helper sends back is LVM's words about names that others chose: bounded, and shown
@@ -40,9 +41,11 @@ static int start(LvmRun *run, Failure *reterr) {
         _cleanup_free_ char *path = text_printf("%s/%s", proc_libexec_dir(), HP_LVM_PROGRAM);
         _cleanup_close_ int ours = -1, theirs = -1;
         const char *argv[] = { HP_LVM_PROGRAM, NULL };
-        ProcSpawn spawn = { .path = path, .argv = argv, .outlives = true };
+        _cleanup_helper_env_ HelperEnv env = HELPER_ENV_INIT;
+        ProcSpawn spawn = { .path = path, .argv = argv, .env = env.items, .outlives = true };
         int pair[2], r;
 
+        helper_env_init(&env);
         if (!path)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -214,14 +217,9 @@ void lvm_run_done(LvmRun *run) {
 
 int lvm_run(const LvmCommand *command, Failure *reterr) {
         _cleanup_lvm_run_ LvmRun run = LVM_RUN_INIT;
-        uint64_t usec = 0;
         int r = lvm_run_prepare(&run, command, reterr);
 
-        if (r >= 0)
-                r = lvm_run_go(&run, NULL, &usec, reterr);
-        log_debug("'%s': %s after %llu us", command->line, r < 0 ? "failed" : "done",
-                  (unsigned long long) usec);
-        return r;
+        return r < 0 ? r : lvm_run_go(&run, NULL, NULL, reterr);
 }
 
 int lvm_run_report(const char *vg_uuid, const char *tag, LvmReport *ret, Failure *reterr) {
