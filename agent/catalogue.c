@@ -163,7 +163,7 @@ int catalogue_open(Manager *m, Failure *reterr) {
                 r = open_somewhere(m, &tasks, reterr);
         if (r < 0)
                 return r;
-        m->reconcile_follow = json_object_array_length(tasks) > 0;
+        m->reconcile_follow = m->sweep_wanted = json_object_array_length(tasks) > 0;
         r = catalog_highest_task(m->catalog, &m->next_job_id, reterr);
         if (r < 0)
                 return r;

@@ -96,6 +96,7 @@ static bool may_tell(const Job *j, const char *id) {
         case JOB_BACKUP: /* its own, and older ones whose hot copies it dropped */
         case JOB_IMPORT:
         case JOB_PRUNE: /* those whose copies changed */
+        case JOB_SWEEP: /* the same */
                 return true;
         case JOB_PIN:
         case JOB_VERIFY:
@@ -461,6 +462,7 @@ void job_events_settle(Job *j) {
         case JOB_CONFIGURE:
         case JOB_RECONCILE:
         case JOB_RECOVER:
+        case JOB_SWEEP:
                 break;
         case JOB_SCHEDULE:
         case JOB_SCHEDULES:

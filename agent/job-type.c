@@ -41,6 +41,7 @@ static const TypeRow rows[] = {
                             true },
         [JOB_RECOVER] = { "reconcile", "recover", "restore", ACTION("manage-configuration"),
                           false },
+        [JOB_SWEEP] = { "reconcile", "sweep", "backup", ACTION("manage-configuration"), false },
 };
 
 const char *job_type_text(JobType type) {

@@ -560,8 +560,10 @@ void job_finish(Job *j, JobResult result, const Failure *why, json_object *summa
         bus_job_finished(j);
         if (j->type == JOB_RECONCILE)
                 reconcile_ended(j);
-        else if (result == JOB_INTERRUPTED)
+        else if (result == JOB_INTERRUPTED) {
+                m->sweep_wanted |= j->type == JOB_BACKUP;
                 reconcile_after_loss(m);
+        }
         service_update_overdue(m);
         if (j->type == JOB_BACKUP && result == JOB_DONE && *j->schedule)
                 prune_after(j);

@@ -37,6 +37,7 @@ typedef enum JobType {
         JOB_SCHEDULES, /* "configure" on the bus: looks at all of them */
         JOB_RECONCILE,
         JOB_RECOVER, /* "reconcile" on the bus: what a lost restore left is finished or undone */
+        JOB_SWEEP,   /* "reconcile" on the bus: what a lost backup left is removed */
 } JobType;
 
 typedef enum JobState {

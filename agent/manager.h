@@ -43,6 +43,7 @@ typedef struct Manager {
         unsigned reconcile_failures;
         bool reconcile_again;  /* something changed while one was running */
         bool recover_wanted;   /* a reconcile met a restore that is in the middle */
+        bool sweep_wanted;     /* a worker that made images may have left some */
         bool reconcile_follow; /* a worker of ours may still be stopping: ask once more later */
 
         bool judged; /* the catalogue has been corrected (or that was tried): services may be

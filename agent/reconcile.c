@@ -108,32 +108,45 @@ int reconcile_complete(Manager *m, Failure *reterr) {
         return 0;
 }
 
+static void begin(Manager *m, JobType type, const char *what) {
+        _cleanup_job_request_ JobRequest request = {
+                .type = type,
+                .uid = JOB_UID_INTERNAL,
+                .fds = JOB_FDS_INIT,
+        };
+        Failure why = FAILURE_INIT;
+
+        if (m->stopping || find_unfinished(m, type))
+                return;
+        request.parameters = json_object_new_object();
+        if (job_submit(m, &request, NULL, &why) < 0)
+                log_error("Cannot %s: %s", what, why.text);
+}
+
 /*
  * A restore in the middle is left by a worker that died: nobody but us would finish or undo it
  * before the next boot. One that still runs holds its services' locks, and the recovery passes it
  * over.
  */
 static void recover_restores(Manager *m) {
-        _cleanup_job_request_ JobRequest request = {
-                .type = JOB_RECOVER,
-                .uid = JOB_UID_INTERNAL,
-                .fds = JOB_FDS_INIT,
-        };
-        Failure why = FAILURE_INIT;
-
         m->recover_wanted = false;
-        if (find_unfinished(m, JOB_RECOVER))
-                return;
-        request.parameters = json_object_new_object();
-        if (job_submit(m, &request, NULL, &why) < 0)
-                log_error("Cannot recover an unfinished restore: %s", why.text);
+        begin(m, JOB_RECOVER, "recover an unfinished restore");
+}
+
+/*
+ * Images of a backup that was lost take room, and an LVM one slows all writes of its origin: they
+ * do not wait for the next backup. If this one does not work, they do.
+ */
+static void sweep_images(Manager *m) {
+        m->sweep_wanted = false;
+        begin(m, JOB_SWEEP, "remove what a lost backup left");
 }
 
 void reconcile_ended(Job *j) {
         Manager *m = j->manager;
 
         m->judged = true;
-        if (m->recover_wanted && !m->stopping)
+        if (m->recover_wanted)
                 recover_restores(m);
         if (j->result != JOB_DONE) {
                 reconcile_retry(m);
@@ -145,5 +158,6 @@ void reconcile_ended(Job *j) {
         else if (m->reconcile_follow) {
                 m->reconcile_follow = false;
                 schedule(m, FOLLOW_USEC);
-        }
+        } else if (m->sweep_wanted)
+                sweep_images(m); /* the lost worker had its time to stop */
 }

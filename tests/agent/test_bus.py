@@ -675,7 +675,10 @@ def test_restart(rig, bus):
 
 
 def test_worker_that_finishes_later(rig, bus):
-    """The agent died, its worker went on and made the backup after the new agent had looked."""
+    """The agent died, its worker went on and made the backup after the new agent had looked. What else it left is swept."""
+    def swept():
+        return [c for c, r in rig.workers.requests if r["verb"] == "sweep"]
+
     gate = Gate(lambda w: rig.workers.repository.update({w.request["backup_id"]: w.record()}))
     rig.workers.handlers["create"] = gate
     backup, _ = bus.create()
@@ -683,8 +686,14 @@ def test_worker_that_finishes_later(rig, bus):
     bus = rig.restart(kill=True)
     assert bus.call("GetBackup", "s", [backup])["status"] == "failed"
     gate.go.set()
+    assert not swept()
     assert bus.wait_signal("BackupAdded", timeout=20) == [backup]
     assert bus.call("GetBackup", "s", [backup])["status"] == "completed"
+    wait_until(swept, "a sweep")
+    assert swept() == ["backup"]
+    bus = rig.restart()
+    wait_until(lambda: bus.call("ListJobs", "a{sv}", [{"type": variant("s", "reconcile")}])[0]["state"] == "finished", "a reconcile")
+    assert swept() == ["backup"], "nothing was interrupted"
 
 
 def test_stop_while_running(rig, bus):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from test_lvm import LVM, SECONDS
+
 SETUP = """
 data btrfs
 mkdir /srv/app
@@ -70,3 +72,86 @@ def test_cut_in_a_backup(guest, step):
         same "$(holdpoint list --status running --json | jq .total)" 0 "backups that run"
         same "$(ls -A /srv/.holdpoint | wc -l)" "$(holdpoint list --status completed --json | jq '[.backups[] | select(.copies | index("hot"))] | length')" "images"
         """ % (3 if step == "committed" else 2), seconds=240)
+
+
+LOGICAL_VOLUMES = LVM + r"""
+group
+classic data 400M
+pool 600M
+thin thin 400M
+data ext4 /dev/vg-a/data /srv
+data xfs /dev/vg-a/thin /thin
+application /srv/app 200
+application /thin/app 300
+service one /srv/app
+service two /thin/app Unit=app.service HealthDelaySec=1
+# A service that keeps its data open, and says what it has found.
+printf '[Service]\nExecStart=/bin/sh -c "cd /thin/app; sqlite3 app.db \\"select count(*) from t\\" >>/run/seen; exec sleep infinity <app.db"\n[Install]\nWantedBy=multi-user.target\n' \
+        >/etc/systemd/system/app.service
+printf '[Unit]\nDefaultDependencies=no\nAfter=systemd-udevd.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/sbin/modprobe -a dm_snapshot dm_thin_pool\nExecStart=/sbin/vgchange -q -ay vg-a\n' \
+        >/etc/systemd/system/volumes.service
+for mount in srv:data thin:thin; do
+        printf '[Unit]\nRequires=volumes.service\nAfter=volumes.service\n[Mount]\nWhat=/dev/vg-a/%s\nWhere=/%s\n[Install]\nWantedBy=local-fs.target\n' \
+                "${mount#*:}" "${mount%:*}" >"/etc/systemd/system/${mount%:*}.mount"
+done
+mkdir /etc/systemd/system/app.service.d
+printf '[Unit]\nRequiresMountsFor=/thin\n' >/etc/systemd/system/app.service.d/mount.conf
+systemctl daemon-reload
+systemctl enable --quiet --now app.service
+systemctl enable --quiet holdpointd srv.mount thin.mount
+holdpoint create full
+sqlite3 /thin/app/app.db 'delete from t where id > 10'
+rm /thin/app/files/3
+"""
+
+
+def test_cuts_on_lvm(guest):
+    """In a backup: what it leaves goes soon after the next start, with no backup asked for. In a restore from a hot copy: old or new."""
+    guest.keep_root()
+    guest(LOGICAL_VOLUMES + """
+        step point-taken=stop
+        sync
+        holdpoint create full --no-wait
+        soon 120 stopped
+        same "$(ours | wc -l)" 3 "the hot copy, and two images of a backup"
+        sync
+        cut_power
+        """, seconds=SECONDS)
+    guest(LVM + """
+        rm -r /etc/systemd/system/holdpoint-*@.service.d/step.conf
+        systemctl daemon-reload
+        swept() { [[ $(ours | wc -l) == 1 ]]; }
+        soon 120 swept
+        clean
+        journalctl --sync
+        same "$(journalctl -b -o cat MESSAGE_ID=d4bcf7cf813d42f0aa37bf464fb24d65 | grep -c 'removed hot[.]')" 2 "lines about leftovers"
+        same "$(holdpoint list --json --status completed | jq .total)" 1 "completed backups"
+        same "$(rows /thin/app)" 10 rows
+        pause restore exchanged
+        sync
+        holdpoint restore latest --service two --from hot --yes --no-wait
+        soon 120 stopped
+        cut_power
+        """, seconds=SECONDS)
+    guest(LVM + """
+        systemctl is-active --quiet holdpoint-recover.service || fail "recovery failed"
+        rm -r /etc/systemd/system/holdpoint-*@.service.d/step.conf
+        systemctl daemon-reload
+        seen=$(cat /run/seen)
+        same "$(rows /thin/app)" "$seen" "rows, now and when the service started"
+        same "$seen $(ls /thin/app/files | wc -l)" "$([[ $seen == 10 ]] && echo "10 4" || echo "300 5")" "rows and files"
+        same "$(sqlite3 /thin/app/app.db 'pragma integrity_check')" ok "the database"
+
+        # Hot copy of a thin volume, the service's unit around it, there and back.
+        sqlite3 /thin/app/app.db 'delete from t where id > 7'
+        holdpoint restore latest --service two --from hot --yes --json >/tmp/restore
+        jq -e '.result == "done" and .method == "directory" and .from == "hot" and .units_down_usec > 0' /tmp/restore
+        same "$(rows /thin/app) $(tail -n 1 /run/seen)" "300 300" "rows after the restore, and what the service has found"
+        holdpoint rollback latest --yes
+        same "$(rows /thin/app) $(tail -n 1 /run/seen)" "7 7" "after the rollback"
+        holdpoint rollback latest --yes
+        same "$(rows /thin/app) $(tail -n 1 /run/seen)" "300 300" "after the second rollback"
+        holdpoint confirm latest --yes
+        systemctl is-active --quiet app.service
+        clean
+        """, seconds=SECONDS)
