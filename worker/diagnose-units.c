@@ -26,7 +26,7 @@ static const struct {
 
 static const struct {
         const char *classes, *property;
-        char kind;           /* s text, b bool, l list */
+        char kind;           /* s text, b bool, l list, p list of pairs, q of pairs and more */
         const char *fine[2]; /* texts that do no harm; a bool must be off, a list empty */
         const char *why;
 } rules[] = {
@@ -35,7 +35,23 @@ static const struct {
         { "br", "ReadWritePaths", 'l', { NULL }, WHY_MOUNTS },
         { "br", "ReadOnlyPaths", 'l', { NULL }, WHY_MOUNTS },
         { "br", "InaccessiblePaths", 'l', { NULL }, WHY_MOUNTS },
+        { "br", "ExecPaths", 'l', { NULL }, WHY_MOUNTS },
+        { "br", "NoExecPaths", 'l', { NULL }, WHY_MOUNTS },
+        { "br", "BindPaths", 'q', { NULL }, WHY_MOUNTS },
+        { "br", "BindReadOnlyPaths", 'q', { NULL }, WHY_MOUNTS },
+        { "br", "TemporaryFileSystem", 'p', { NULL }, WHY_MOUNTS },
         { "bri", "PrivateDevices", 'b', { NULL }, "hides volumes and forbids device nodes" },
+        { "bi",
+          "KillMode",
+          's',
+          { "control-group", "" },
+          "lets an LVM command be killed half way, or go on without its worker" },
+        { "rmc",
+          "KillMode",
+          's',
+          { "mixed", "control-group" },
+          "lets helpers go on without their worker" },
+        { "bi", "ProcSubset", 's', { "all", "" }, "hides what device-mapper is asked by" },
         { "r",
           "ProtectProc",
           's',
@@ -73,6 +89,22 @@ static const struct {
         { "r", "CAP_LINUX_IMMUTABLE", CAP_LINUX_IMMUTABLE },
 };
 
+/* What a class does with devices, and what must be allowed for it once anything is refused. */
+static const struct {
+        char class;
+        const char *device, *rights;
+} devices[] = {
+        { 'b', "/dev/mapper/control", "rw" },
+        { 'b', "block-device-mapper", "rw" },
+        { 'b', "block-*", "rw" },
+        { 'b', "/dev/btrfs-control", "rw" },
+        { 'i', "/dev/mapper/control", "rw" },
+        { 'i', "block-device-mapper", "rw" },
+        { 'i', "block-*", "r" },
+        { 'r', "block-*", "m" },
+        { 'r', "char-*", "m" },
+};
+
 static void unreadable(Diagnosis *d, const char *unit, const Failure *f) {
         findings_add(&d->findings, FINDING_WARNING, ABOUT("units", unit),
                      "see 'systemctl status' of it; install Holdpoint again if it is not there",
@@ -99,8 +131,12 @@ static int try_rule(Diagnosis *d, const char *unit, size_t rule, char **ret, Fai
                 r = systemd_get_bool(d->systemd, unit, "Service", property, &on, reterr);
                 *ret = r < 0 ? NULL : strdup("yes");
                 return r < 0 ? r : !on;
-        default:
+        case 'l':
                 r = systemd_get_list(d->systemd, unit, "Service", property, ret, reterr);
+                return r < 0 ? r : **ret == 0;
+        default:
+                r = systemd_get_pairs(d->systemd, unit, "Service", property,
+                                      rules[rule].kind == 'p' ? "a(ss)" : "a(ssbt)", ret, reterr);
                 return r < 0 ? r : **ret == 0;
         }
 }
@@ -152,10 +188,64 @@ static bool check_capabilities(Diagnosis *d, char class, const char *unit) {
         return good;
 }
 
+static bool has_all(const char *rights, const char *granted, size_t n) {
+        for (; *rights; rights++)
+                if (!memchr(granted, *rights, n))
+                        return false;
+        return true;
+}
+
+/* `list` is "device rights; device rights". */
+static bool is_allowed(const char *list, const char *device, const char *rights) {
+        size_t n = strlen(device);
+
+        for (const char *p = list, *end; *p; p = *end ? end + 2 : end) {
+                end = p + strcspn(p, ";");
+                if (strncmp(p, device, n) == 0 && p[n] == ' ' &&
+                    has_all(rights, p + n + 1, (size_t) (end - p) - n - 1))
+                        return true;
+        }
+        return false;
+}
+
+/* An empty list of a policy that is not strict refuses nothing; ProtectClock= puts one in. */
+static bool check_devices(Diagnosis *d, char class, const char *unit) {
+        _cleanup_free_ char *policy = NULL, *list = NULL;
+        Failure f = FAILURE_INIT;
+        bool good = true;
+        int r = systemd_get_text(d->systemd, unit, "Service", "DevicePolicy", &policy, &f);
+
+        if (r >= 0)
+                r = systemd_get_pairs(d->systemd, unit, "Service", "DeviceAllow", "a(ss)", &list,
+                                      &f);
+        if (r < 0) {
+                unreadable(d, unit, &f);
+                return false;
+        }
+        if (strcmp(policy, "auto") == 0 && !*list)
+                return true;
+        for (size_t i = 0; i < ELEMENTSOF(devices); i++) {
+                if (devices[i].class != class ||
+                    is_allowed(list, devices[i].device, devices[i].rights))
+                        continue;
+                good = false;
+                findings_add(&d->findings, FINDING_ERROR, ABOUT("sandbox", unit),
+                             "add it to DeviceAllow= again, or take out of the drop-ins what "
+                             "empties that; docs/SANDBOX.md says what it is for",
+                             "lacks DeviceAllow=%s %s", devices[i].device, devices[i].rights);
+        }
+        return good;
+}
+
 /* `list` is systemd's, joined by blanks; "-" and "+" may stand before a path. */
 static bool is_in_list(const char *path, char *list) {
-        char *rest = NULL;
+        char *found = strstr(list, path), *rest = NULL;
+        size_t n = strlen(path);
 
+        /* A path with blanks in it must be there as it is. */
+        if (found && (found == list || strchr(" -+", found[-1])) &&
+            (found[n] == ' ' || found[n] == 0))
+                return true;
         for (char *p = strtok_r(list, " ", &rest); p; p = strtok_r(NULL, " ", &rest)) {
                 p += strspn(p, "-+");
                 if (text_is_clean_path(p) && text_path_is_below(path, p))
@@ -164,9 +254,22 @@ static bool is_in_list(const char *path, char *list) {
         return false;
 }
 
-/* Where the whole system is read-only, the repository has to be named. */
-static bool check_writable(Diagnosis *d, const char *unit, const char *path) {
-        _cleanup_free_ char *system = NULL, *home = NULL, *list = NULL, *remedy = NULL;
+static bool is_home(const char *path) {
+        return text_path_is_below(path, "/home") || text_path_is_below(path, "/root") ||
+               text_path_is_below(path, "/run/user");
+}
+
+/* Where all is read-only, what has to be written is named; what is hidden stays hidden. */
+static bool is_writable(const char *path, const char *system, const char *home, char *list) {
+        bool guarded = is_home(path) && strcmp(home, "no") != 0;
+
+        if (guarded && strcmp(home, "read-only") != 0)
+                return false;
+        return (!guarded && strcmp(system, "strict") != 0) || is_in_list(path, list);
+}
+
+static bool check_writable(Diagnosis *d, const char *unit, const char *path, const char *remedy) {
+        _cleanup_free_ char *system = NULL, *home = NULL, *list = NULL;
         Failure f = FAILURE_INIT;
         int r = systemd_get_text(d->systemd, unit, "Service", "ProtectSystem", &system, &f);
 
@@ -178,14 +281,40 @@ static bool check_writable(Diagnosis *d, const char *unit, const char *path) {
                 unreadable(d, unit, &f);
                 return false;
         }
-        if ((strcmp(system, "strict") != 0 || is_in_list(path, list)) &&
-            (strcmp(home, "no") == 0 || !text_path_is_below(path, "/home")))
+        if (is_writable(path, system, home, list))
                 return true;
-        remedy = text_printf("'systemctl edit %s', with [Service] and ReadWritePaths=%s%s", unit,
-                             path, text_path_is_below(path, "/home") ? " and ProtectHome=no" : "");
         findings_add(&d->findings, FINDING_ERROR, ABOUT("sandbox", unit), remedy,
                      "%s is read-only or hidden there", path);
         return false;
+}
+
+/* A directory of its own that goes with each worker. */
+static bool check_kept(Diagnosis *d, const char *unit, const char *path) {
+        Failure f = FAILURE_INIT;
+        bool on = false;
+
+        if (!text_path_is_below(path, "/tmp") && !text_path_is_below(path, "/var/tmp"))
+                return true;
+        if (systemd_get_bool(d->systemd, unit, "Service", "PrivateTmp", &on, &f) < 0) {
+                unreadable(d, unit, &f);
+                return false;
+        }
+        if (on)
+                findings_add(&d->findings, FINDING_ERROR, ABOUT("sandbox", unit),
+                             "move the repository elsewhere",
+                             "has a /tmp of its own: what is stored in %s is gone at its end",
+                             path);
+        return !on;
+}
+
+static bool check_repository(Diagnosis *d, char class, const char *unit, const char *path) {
+        if (!check_kept(d, unit, path))
+                return false;
+        return (class != 'm' && class != 'c') ||
+               check_writable(d, unit, path,
+                              "run 'systemctl daemon-reload': holdpoint-generator then names it; "
+                              "if it does not, 'systemctl cat' of the unit shows what overrides "
+                              "it, and the journal since that what the generator met");
 }
 
 static void check_worker(Diagnosis *d, char class, const char *unit) {
@@ -193,10 +322,13 @@ static void check_worker(Diagnosis *d, char class, const char *unit) {
         bool good = check_rules(d, class, unit);
 
         good = good && check_capabilities(d, class, unit);
-        if (good && c && (class == 'm' || class == 'c'))
-                good = check_writable(d, unit, c->repository_path);
+        good = good && check_devices(d, class, unit);
+        if (good && c)
+                good = check_repository(d, class, unit, c->repository_path);
         if (good && class == 'c')
-                good = check_writable(d, unit, config_dir());
+                good = check_writable(d, unit, config_dir(),
+                                      "take what overrides it out of the drop-ins that "
+                                      "'systemctl cat' shows");
         if (good)
                 findings_add(&d->findings, FINDING_OK, ABOUT("sandbox", unit), NULL,
                              "nothing in its way");

@@ -308,6 +308,45 @@ int systemd_get_list(Systemd *s,
         return *ret ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
 }
 
+/* 1: one was taken; 0: there is none. */
+static int take_pair(sd_bus_message *m, const char *members, char **text) {
+        const char *a, *b;
+        int r = sd_bus_message_enter_container(m, 'r', members);
+
+        if (r <= 0)
+                return r;
+        r = sd_bus_message_read(m, "ss", &a, &b);
+        if (r >= 0)
+                r = append(text, "; ", a);
+        if (r >= 0)
+                r = append(text, " ", b);
+        if (r >= 0 && members[2])
+                r = sd_bus_message_skip(m, members + 2);
+        return r < 0 ? r : sd_bus_message_exit_container(m) < 0 ? -EBADMSG : 1;
+}
+
+int systemd_get_pairs(Systemd *s,
+                      const char *unit,
+                      const char *interface,
+                      const char *property,
+                      const char *type,
+                      char **ret,
+                      Failure *reterr) {
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        _cleanup_free_ char *text = NULL, *members = strndup(type + 2, strlen(type) - 3);
+        int r = members ? get(s, unit, interface, property, type, &reply, reterr) : -ENOMEM;
+
+        if (r < 0)
+                return members ? r : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+        r = sd_bus_message_enter_container(reply, 'a', type + 1);
+        while (r > 0)
+                r = take_pair(reply, members, &text);
+        if (r < 0)
+                return refuse(reterr, r, NULL, unit);
+        *ret = text ? TAKE_PTR(text) : strdup("");
+        return *ret ? 0 : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
+}
+
 int systemd_get_calendar(Systemd *s, const char *timer, char **ret, Failure *reterr) {
         _cleanup_message_ sd_bus_message *reply = NULL;
         _cleanup_free_ char *text = NULL;

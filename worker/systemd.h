@@ -81,5 +81,17 @@ int systemd_get_list(Systemd *s,
                      char **ret,
                      Failure *reterr);
 
+/*
+ * A list of structures whose first two members are texts, as "a b; c d". `type` is the whole
+ * property's, "a(ss)" or "a(ssbt)". Owned.
+ */
+int systemd_get_pairs(Systemd *s,
+                      const char *unit,
+                      const char *interface,
+                      const char *property,
+                      const char *type,
+                      char **ret,
+                      Failure *reterr);
+
 /* The calendar expressions of a timer, joined with "; ". Owned. */
 int systemd_get_calendar(Systemd *s, const char *timer, char **ret, Failure *reterr);

@@ -88,17 +88,32 @@ def test_what_an_administrator_may_break(guest):
         look 1
         jq -e '.findings[] | select(.text == "lacks CAP_MKNOD")' /tmp/report
         edit holdpoint-restore@.service
+        edit holdpoint-backup@.service DeviceAllow=
+        edit holdpoint-image@.service KillMode=mixed
+        look 1
+        bad sandbox:holdpoint-backup@doctor.service
+        bad sandbox:holdpoint-image@doctor.service
+        good sandbox:holdpoint-restore@doctor.service
+        jq -e '.findings[] | select(.text == "lacks DeviceAllow=block-* rw")' /tmp/report
+        edit holdpoint-backup@.service BindPaths=/srv:/mnt
+        edit holdpoint-image@.service
+        look 1
+        jq -e '.findings[] | select(.text | startswith("BindPaths=/srv /mnt "))' /tmp/report
+        edit holdpoint-backup@.service
         mkdir -p /etc/holdpoint/holdpoint.conf.d
-        printf '[Repository]\\nPath=/srv/store\\n' >/etc/holdpoint/holdpoint.conf.d/store.conf
+        printf '[Repository]\nPath=/srv/store\n' >/etc/holdpoint/holdpoint.conf.d/store.conf
         look 1
         bad sandbox:holdpoint-maintain@doctor.service
         bad sandbox:holdpoint-configure@doctor.service
-        edit holdpoint-maintain@.service ReadWritePaths=/srv/store
-        edit holdpoint-configure@.service ReadWritePaths=/srv
+        jq -e '.findings[] | select(.check == "sandbox") | select(.remedy | contains("daemon-reload"))' /tmp/report
+        systemctl daemon-reload
         look 3
+        printf '[Repository]\nPath=/var/tmp/store\n' >/etc/holdpoint/holdpoint.conf.d/store.conf
+        systemctl daemon-reload
+        look 1
+        bad sandbox:holdpoint-backup@doctor.service
         rm /etc/holdpoint/holdpoint.conf.d/store.conf
-        edit holdpoint-maintain@.service
-        edit holdpoint-configure@.service
+        systemctl daemon-reload
 
         systemctl stop holdpoint-restore.socket
         look 1

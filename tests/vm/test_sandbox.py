@@ -173,3 +173,48 @@ def test_every_verb(guest):
         holdpoint create app
         holdpoint status
         """, seconds=300)
+
+
+def test_repository_elsewhere(guest):
+    """systemd is told of the repository when it reads its units: all classes can work, and may write nothing else."""
+    guest("""
+        data btrfs
+        application /srv/app 100
+        service app /srv/app
+        mkdir -p /etc/holdpoint/holdpoint.conf.d
+        elsewhere() {
+                printf '[Repository]\\nPath=%s\\n' "$1" >/etc/holdpoint/holdpoint.conf.d/store.conf
+                systemctl daemon-reload
+                systemctl reload-or-restart holdpointd
+                holdpoint create app --json >/tmp/backup
+                jq -e '.status == "completed"' /tmp/backup
+                [[ -d $1/packs ]] || fail "no repository in $1"
+                holdpoint verify latest --depth data
+                holdpoint pin latest
+                holdpoint unpin latest
+                holdpoint key export-recovery -o "/tmp/$2.pem"
+                holdpoint key prove "/tmp/$2.pem"
+                holdpoint prune --yes
+                holdpoint delete latest --yes
+                holdpoint doctor --json >/tmp/report || true
+                same "$(jq '[.findings[] | select(.check == "sandbox" and .severity != "ok")] | length' /tmp/report)" 0 \
+                        "sandboxes that the doctor finds too narrow, for $1"
+        }
+        elsewhere '/srv/the "store" 100%s' one
+        rm -r /etc/holdpoint/keys
+        home=/home
+        elsewhere $home/ops/store two
+        # What else is at home is not written, nor the rest of the system.
+        systemctl cat holdpoint-maintain@x.service | tee /tmp/unit
+        grep -qx 'ProtectHome=read-only' /tmp/unit
+        grep -qx 'ReadWritePaths="-'$home'/ops/store"' /tmp/unit
+
+        # A broken configuration grants nothing, and systemd goes on.
+        echo nonsense >>/etc/holdpoint/holdpoint.conf.d/store.conf
+        systemctl daemon-reload
+        ! systemctl cat holdpoint-maintain@x.service | grep $home/ops || fail "named in spite of a mistake"
+        dmesg | grep 'holdpoint-generator: .*store.conf:3'
+        rm /etc/holdpoint/holdpoint.conf.d/store.conf
+        systemctl daemon-reload
+        ! systemctl cat holdpoint-maintain@x.service | grep 50-repository || fail "named without need"
+        """, seconds=300)
