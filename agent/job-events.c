@@ -32,6 +32,8 @@ static int on_phase(Job *j, json_object *message, Failure *reterr) {
             !text_is_label(phase, JOB_PHASE_MAX - 1))
                 return malformed(reterr, "a phase without a name");
         (void) snprintf(j->phase, sizeof(j->phase), "%s", phase);
+        /* How fast the last one was says nothing of this one. */
+        j->rate = (JobRate){ .usec = clock_monotonic_usec(), .bytes = j->bytes_done };
         job_log(j, LOG_DEBUG, "Job %u: phase %s", j->id, phase);
         bus_job_changed(j);
         return 0;

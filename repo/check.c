@@ -23,10 +23,9 @@ typedef struct Check {
         const char *backup_id;
         bool metadata; /* packs are opened and compared with the index, their records not read */
         void (*on_damage)(void *userdata, const char *object, const Failure *why);
-        void (*on_progress)(void *userdata, uint64_t done, uint64_t total);
+        void (*on_progress)(void *userdata, const RepoCheck *sum);
         void *userdata;
         RepoCheck sum;
-        uint64_t total;
         uint64_t missing;
         Buf rows;          /* u32 per pack number: rows of the index that point to it */
         Buf used;          /* a byte per pack number */
@@ -62,7 +61,7 @@ static void advance(void *userdata, uint64_t bytes) {
 
         c->sum.bytes += bytes;
         if (c->on_progress)
-                c->on_progress(c->userdata, c->sum.bytes, c->total);
+                c->on_progress(c->userdata, &c->sum);
 }
 
 /* ---- small objects ---- */
@@ -258,19 +257,33 @@ static int check_pack(Check *c, const IndexPack *row, Failure *reterr) {
         pack_info_done(&info);
         note_pack(c, row->uuid, whole, found);
         c->sum.packs++;
+        advance(c, 0);
         return judge(c, name, r, &why, reterr);
+}
+
+static int count_packs(Check *c, Failure *reterr) {
+        IndexPack row;
+        int r = 0;
+
+        c->sum.bytes_total = c->metadata ? 0 : c->sum.bytes;
+        for (uint64_t no = 0; no < c->used.size && r >= 0; no++) {
+                if (!c->used.data[no])
+                        continue;
+                r = index_pack_get(c->repo->index, no, &row, reterr);
+                c->sum.packs_total++;
+                if (r > 0 && !c->metadata)
+                        c->sum.bytes_total += row.size;
+        }
+        advance(c, 0);
+        return r;
 }
 
 static int check_packs(Check *c, Failure *reterr) {
         IndexPack row;
         int r = count_rows(c, reterr);
 
-        for (uint64_t no = 0; no < c->used.size && r >= 0; no++)
-                if (c->used.data[no]) {
-                        r = index_pack_get(c->repo->index, no, &row, reterr);
-                        if (r > 0)
-                                c->total += row.size;
-                }
+        if (r >= 0)
+                r = count_packs(c, reterr);
         for (uint64_t no = 0; no < c->used.size && r >= 0; no++) {
                 if (!c->used.data[no])
                         continue;
@@ -421,7 +434,7 @@ int repo_check(Repo *repo,
                const char *backup_id,
                bool metadata,
                void (*on_damage)(void *userdata, const char *object, const Failure *why),
-               void (*on_progress)(void *userdata, uint64_t done, uint64_t total),
+               void (*on_progress)(void *userdata, const RepoCheck *sum),
                void *userdata,
                RepoCheck *ret,
                Failure *reterr) {

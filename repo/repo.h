@@ -260,8 +260,10 @@ int repo_content_read(
 /* ---- upkeep ---- */
 
 typedef struct RepoCheck {
-        uint64_t bytes, objects, packs; /* what was read */
-        uint64_t damaged;               /* objects found damaged; each was reported */
+        uint64_t bytes, objects, packs;    /* what was read */
+        uint64_t bytes_total, packs_total; /* what there is to read, known after the manifest; bytes
+                                              stay 0 with `metadata` */
+        uint64_t damaged;                  /* objects found damaged; each was reported */
 } RepoCheck;
 
 /*
@@ -276,7 +278,7 @@ int repo_check(Repo *repo,
                const char *backup_id,
                bool metadata,
                void (*on_damage)(void *userdata, const char *object, const Failure *why),
-               void (*on_progress)(void *userdata, uint64_t done, uint64_t total),
+               void (*on_progress)(void *userdata, const RepoCheck *sum),
                void *userdata,
                RepoCheck *ret,
                Failure *reterr);

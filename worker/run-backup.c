@@ -139,9 +139,11 @@ static void tell_fallbacks(const Source *s) {
         }
 }
 
-static void count_source(Work *w, const Source *s) {
+static void count_source(Work *w, const Source *s, bool include_files) {
         w->files_total = w->bytes_total = 0;
-        for (size_t i = 0; i < s->n_services; i++) {
+        for (size_t i = 0; !include_files && i < s->n_databases; i++)
+                w->bytes_total += s->databases[i].size;
+        for (size_t i = 0; include_files && i < s->n_services; i++) {
                 w->files_total += s->services[i].files;
                 w->bytes_total += s->services[i].bytes;
         }
@@ -173,7 +175,7 @@ static int prepare(Backup *b, Failure *reterr) {
         work_phase(w, "scan");
         tell_fallbacks(&b->source);
         r = source_discover(w, &b->source, reterr);
-        count_source(w, &b->source);
+        count_source(w, &b->source, b->request.include_files);
         return r;
 }
 
@@ -237,7 +239,7 @@ static int take_point(Backup *b, Failure *reterr) {
                 r = source_refuse_volume(&b->source, failed, r, &f, reterr);
                 if (r < 0)
                         return r;
-                count_source(b->work, &b->source);
+                count_source(b->work, &b->source, b->request.include_files);
         }
 }
 

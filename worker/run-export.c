@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "worker/dir-order.h"
+#include "worker/measure.h"
 #include "worker/open-repo.h"
 #include "worker/pick.h"
 #include "worker/request-fds.h"
@@ -280,13 +281,23 @@ static int prepare(Export *x, Failure *reterr) {
         return arc_tar_new(&params, &x->tar, reterr);
 }
 
-static void set_totals(Export *x) {
-        json_object *manifest;
+static int set_totals(Export *x, Failure *reterr) {
+        json_object *services = x->pick.services;
+        Measured sum = { 0 };
+        int r = 0;
 
-        if (!x->pick.all || x->pick.path || json_get_object(x->record, "manifest", &manifest) < 0)
-                return;
-        (void) json_get_u64(manifest, "bytes", &x->work->bytes_total); /* only told */
-        (void) json_get_u64(manifest, "entries", &x->work->files_total);
+        if (x->pick.all && !x->pick.path)
+                measure_record(x->record, &sum);
+        else
+                for (size_t i = 0; r >= 0 && i < json_object_array_length(services); i++)
+                        r = measure_path(
+                                x->work, x->repo, x->record,
+                                json_object_get_string(json_object_array_get_idx(services, i)),
+                                x->pick.path, &sum, reterr);
+        x->work->bytes_total = sum.bytes;
+        x->work->files_total = sum.entries;
+        work_progress(x->work, true);
+        return r;
 }
 
 int run_export(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr) {
@@ -297,8 +308,9 @@ int run_export(Work *w, const char **ret_result, json_object **ret_summary, Fail
                 return r;
         work_accepted(w);
         work_phase(w, "export");
-        set_totals(&x);
-        r = pick_each(&x.pick, w, x.manifest, take_entry, &x, reterr);
+        r = set_totals(&x, reterr);
+        if (r >= 0)
+                r = pick_each(&x.pick, w, x.manifest, take_entry, &x, reterr);
         if (r >= 0)
                 r = dir_order_finish(x.order, reterr);
         if (r >= 0)

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "worker/carry.h"
+#include "worker/measure.h"
 #include "worker/restore.h"
 #include "worker/run.h"
 #include "worker/swap.h"
@@ -168,72 +169,6 @@ static int put_carried(Plan *p, const SelectionItem *item, json_object *row, Fai
 
 /* ---- one item ---- */
 
-typedef struct Measure {
-        RepoManifest *manifest, *links; /* `links`: a second cursor for links that leave the item */
-        const SelectionItem *item;
-        uint64_t bytes, entries;
-} Measure;
-
-static void measure_done(Measure *m) {
-        repo_manifest_free(m->manifest);
-        repo_manifest_free(m->links);
-}
-
-/* A link whose file lies elsewhere becomes a file of its own. */
-static int measure_link(Plan *p, Measure *m, const Entry *link, Failure *reterr) {
-        const char *target = link->target ? link->target : "";
-        _cleanup_free_ char *dir = NULL;
-        const Entry *e;
-        int r;
-
-        if (*target != '/' || text_path_is_below(target, m->item->path))
-                return 0;
-        dir = strndup(target, (size_t) (strrchr(target, '/') - target));
-        if (!dir)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "plan");
-        r = m->links ? 0
-                     : repo_manifest_open(p->restore.repo, p->restore.record, &m->links, reterr);
-        if (r >= 0)
-                r = repo_manifest_find(m->links, m->item->service, *dir ? dir : "/",
-                                       strrchr(target, '/') + 1, &e, reterr);
-        m->bytes += r > 0 && e->type == ENTRY_FILE ? e->size : 0;
-        return r < 0 ? r : 0;
-}
-
-static int measure_entry(Plan *p, Measure *m, const Entry *e, Failure *reterr) {
-        m->entries++;
-        m->bytes += e->type == ENTRY_FILE ? e->size : 0;
-        if (work_interrupted(p->restore.work))
-                return fail_set(reterr, FAIL_CANCELED, ECANCELED, "canceled");
-        return e->type == ENTRY_HARDLINK ? measure_link(p, m, e, reterr) : 0;
-}
-
-/* What the backup holds of it: entries alone are read. */
-static int measure(Plan *p, Measure *m, Failure *reterr) {
-        _cleanup_free_ char *dir = strdup(m->item->path);
-        const char *name = strrchr(m->item->path, '/') + 1, *service = m->item->service;
-        const Entry *e;
-        int r;
-
-        if (!dir)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "plan");
-        *strrchr(dir, '/') = 0;
-        r = repo_manifest_open(p->restore.repo, p->restore.record, &m->manifest, reterr);
-        if (r >= 0)
-                r = repo_manifest_find(m->manifest, service, *dir ? dir : "/", name, &e, reterr);
-        if (r <= 0)
-                return r;
-        r = measure_entry(p, m, e, reterr);
-        if (r >= 0)
-                r = repo_manifest_seek(m->manifest, service, m->item->path, reterr);
-        while (r >= 0 && (r = repo_manifest_next(m->manifest, &e, reterr)) > 0) {
-                if (strcmp(e->service, service) != 0 || !text_path_is_below(e->dir, m->item->path))
-                        return 0;
-                r = measure_entry(p, m, e, reterr);
-        }
-        return r;
-}
-
 static const char *kind_name(TreeKind kind) {
         switch (kind) {
         case TREE_ABSENT:
@@ -302,12 +237,13 @@ static int find_copy(Plan *p, const SelectionItem *item, const char **ret, Failu
 static int fill_row(Plan *p, const SelectionItem *item, json_object *row, Failure *reterr) {
         TreeKind live = look_at_target(p, item);
         Failure f = FAILURE_INIT;
-        _cleanup_(measure_done) Measure size = { .item = item };
+        Measured size = { 0 };
         const char *copy;
         int r = note(p, restore_check_target(&p->restore, item, &f), &f, reterr);
 
         if (r >= 0)
-                r = measure(p, &size, reterr);
+                r = measure_path(p->restore.work, p->restore.repo, p->restore.record, item->service,
+                                 item->path, &size, reterr);
         if (r >= 0)
                 r = find_copy(p, item, &copy, reterr);
         if (r >= 0 && live != TREE_ABSENT)

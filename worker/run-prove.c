@@ -21,6 +21,7 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/facts.h"
+#include "worker/measure.h"
 #include "worker/prove.h"
 #include "worker/restore.h"
 #include "worker/run.h"
@@ -259,7 +260,11 @@ compare_chunk(void *userdata, uint64_t offset, const void *data, size_t n, Failu
                 at += k;
         }
         c->at = offset + n;
-        return r < 0 ? r : work_check(c->prove->restore.work, reterr);
+        if (r < 0)
+                return r;
+        c->prove->restore.work->bytes_done += n;
+        work_progress(c->prove->restore.work, false);
+        return work_check(c->prove->restore.work, reterr);
 }
 
 /* The hot copy is the same bytes, or one of the two cannot be relied on. */
@@ -287,6 +292,8 @@ on_entry(void *userdata, const Entry *made, const EntryLocal *local, int fd, Fai
         Prove *p = userdata;
         _cleanup_free_ char *path = text_printf("%s/%s", made->dir[1] ? made->dir : "", made->name);
         Content c = { .prove = p, .path = path, .fd = fd };
+        Work *w = p->restore.work;
+        uint64_t before = w->bytes_done;
         const Entry *held;
         const char *what;
         int r;
@@ -304,12 +311,15 @@ on_entry(void *userdata, const Entry *made, const EntryLocal *local, int fd, Fai
         if (what)
                 return differs(p, path, what, reterr);
         p->compared++;
+        w->files_done++;
+        work_progress(w, false);
         step("compared");
         if (fd < 0)
-                return work_check(p->restore.work, reterr);
+                return work_check(w, reterr);
         r = repo_content_read(p->manifest, held, compare_chunk, &c, reterr);
         if (r >= 0)
                 r = compare_zeros(&c, held->size, reterr);
+        w->bytes_done = before + held->size; /* holes are done, too */
         return r < 0 ? r : compare_image(p, held, path, fd, reterr);
 }
 
@@ -438,32 +448,54 @@ static int check_databases(Prove *p, Failure *reterr) {
 
 /* ---- the verb ---- */
 
-static int prove_service(Prove *p, const char *service, Failure *reterr) {
+/* All is made once and read once. */
+static void set_totals(Work *w, json_object *record) {
+        Measured sum = { 0 };
+
+        measure_record(record, &sum);
+        w->bytes_total = 2 * sum.bytes;
+        w->files_total = 2 * sum.entries;
+        work_progress(w, true);
+}
+
+static int stage_service(Prove *p, const char *service, Failure *reterr) {
         Restore *r = &p->restore;
         Stage s = { .work = r->work, .repo = r->repo, .record = r->record, .service = service };
-        int e;
+        int e = stage_aside(&s, p->dir, reterr);
 
-        work_phase(r->work, "stage");
-        e = stage_aside(&s, p->dir, reterr);
-        if (e < 0)
-                return e;
         r->bytes += s.bytes;
         r->files += s.files;
-        work_phase(r->work, "verify");
-        return compare_service(p, service, reterr);
+        return e;
+}
+
+static int each_service(Prove *p,
+                        int (*with)(Prove *p, const char *service, Failure *reterr),
+                        Failure *reterr) {
+        json_object *services = p->restore.selection.services;
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < json_object_array_length(services); i++)
+                r = with(p, json_object_get_string(json_object_array_get_idx(services, i)), reterr);
+        return r;
 }
 
 static int prove(Prove *p, Failure *reterr) {
-        json_object *services = p->restore.selection.services;
+        Restore *q = &p->restore;
         int r = choose_place(p, reterr);
 
         if (r >= 0)
                 r = make_directory(p, reterr);
         if (r >= 0)
-                r = repo_manifest_open(p->restore.repo, p->restore.record, &p->manifest, reterr);
-        for (size_t i = 0; r >= 0 && i < json_object_array_length(services); i++)
-                r = prove_service(p, json_object_get_string(json_object_array_get_idx(services, i)),
-                                  reterr);
+                r = repo_manifest_open(q->repo, q->record, &p->manifest, reterr);
+        if (r < 0)
+                return r;
+        work_phase(q->work, "stage");
+        set_totals(q->work, q->record);
+        r = each_service(p, stage_service, reterr);
+        if (r < 0)
+                return r;
+        work_phase(q->work, "verify");
+        r = each_service(p, compare_service, reterr);
         return r < 0 ? r : check_databases(p, reterr);
 }
 

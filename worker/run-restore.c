@@ -16,6 +16,7 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/cutover.h"
+#include "worker/measure.h"
 #include "worker/open-repo.h"
 #include "worker/prove.h"
 #include "worker/request-fds.h"
@@ -55,7 +56,9 @@ static int stage_item(Restore *r, const SelectionItem *item, IntentPath *p, Fail
                     .repo = r->repo,
                     .record = r->record,
                     .service = item->service,
-                    .images = &image };
+                    .images = &image,
+                    .held_bytes = item->bytes,
+                    .held_files = item->entries };
         int e;
 
         if (item->kind == TREE_ABSENT)
@@ -314,14 +317,18 @@ static json_object *restore_summary(const Restore *r) {
         return o;
 }
 
+/* Only told: a hot copy may be whole where the manifest is not. */
 static void set_totals(Restore *r) {
-        json_object *manifest;
+        Failure ignored = FAILURE_INIT;
+        Measured sum = { 0 };
 
-        if (strcmp(r->type, "full") != 0 || r->selection.named || r->selection.files_only ||
-            json_get_object(r->record, "manifest", &manifest) < 0)
+        if (measure_selection(r->work, r->repo, r->record, &r->selection, &sum, &ignored) < 0) {
+                log_debug("totals: %s", ignored.text);
                 return;
-        (void) json_get_u64(manifest, "bytes", &r->work->bytes_total);
-        (void) json_get_u64(manifest, "entries", &r->work->files_total);
+        }
+        r->work->bytes_total = sum.bytes;
+        r->work->files_total = sum.entries;
+        work_progress(r->work, true);
 }
 
 static int check_directory(Restore *r, Failure *reterr) {

@@ -26,11 +26,14 @@ static void on_damage(void *userdata, const char *object, const Failure *why) {
                 (void) json_object_array_add(v->damaged, json_object_new_string(object));
 }
 
-static void on_progress(void *userdata, uint64_t done, uint64_t total) {
+/* In packs, where few of their bytes are read. */
+static void on_progress(void *userdata, const RepoCheck *sum) {
         Verify *v = userdata;
 
-        v->work->bytes_done = done;
-        v->work->bytes_total = total;
+        v->work->bytes_done = sum->bytes;
+        v->work->bytes_total = sum->bytes_total;
+        v->work->files_done = sum->packs;
+        v->work->files_total = sum->packs_total;
         work_progress(v->work, false);
 }
 

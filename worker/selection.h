@@ -15,9 +15,10 @@ typedef struct SelectionItem {
         const char *service; /* borrowed from the record */
         char *root;          /* the recorded Path= that it is or lies below */
         char *path;
-        TreeKind kind; /* in the backup; TREE_ABSENT: a side file that it does not have */
-        bool database; /* a database file: what stands beside it live goes with it */
-        bool side;     /* -wal, -shm or -journal of the database that follows */
+        TreeKind kind;           /* in the backup; TREE_ABSENT: a side file that it does not have */
+        bool database;           /* a database file: what stands beside it live goes with it */
+        bool side;               /* -wal, -shm or -journal of the database that follows */
+        uint64_t bytes, entries; /* measure_selection() */
 } SelectionItem;
 
 typedef struct Selection {

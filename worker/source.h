@@ -32,7 +32,8 @@ typedef struct SourceDatabase {
         char *name; /* last component, in `path` */
         size_t service, volume;
         int live_dirfd;
-        uint64_t ino; /* of the file that is held; another one in the image was not */
+        uint64_t ino;  /* of the file that is held; another one in the image was not */
+        uint64_t size; /* when it was found */
         uid_t uid;
         gid_t gid;
         bool copy; /* captured by online backup instead of in the image */

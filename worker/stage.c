@@ -103,23 +103,27 @@ static int clone_content(Stage *s,
         if (r < 0)
                 return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
                                   "copying %s from the hot copy", path);
-        s->work->bytes_done += e->size;
-        work_progress(s->work, false);
         return 0;
 }
 
 static int write_content(void *userdata, const Entry *e, int fd, Failure *reterr) {
         Extraction *x = userdata;
         Writer to = { .stage = x->stage, .entry = e, .fd = fd };
+        uint64_t before = x->stage->work->bytes_done;
         _cleanup_free_ char *path = entry_path(e);
         Snapshot *image;
+        int r;
 
         if (!path)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", e->name);
         image = image_of(x->stage, path);
-        if (image)
-                return clone_content(x->stage, image, path, e, fd, reterr);
-        return repo_content_read(x->manifest, e, write_chunk, &to, reterr);
+        r = image ? clone_content(x->stage, image, path, e, fd, reterr)
+                  : repo_content_read(x->manifest, e, write_chunk, &to, reterr);
+        if (r < 0)
+                return r;
+        x->stage->work->bytes_done = before + e->size; /* holes are done, too */
+        work_progress(x->stage->work, false);
+        return 0;
 }
 
 /* ---- entries ---- */
@@ -401,6 +405,15 @@ drop_excluded(int dirfd, const char *name, char *const *excludes, size_t n, Fail
         return r;
 }
 
+/* All of it came at once. */
+static void count_tree(Stage *s) {
+        s->files += s->held_files;
+        s->bytes += s->held_bytes;
+        s->work->files_done += s->held_files;
+        s->work->bytes_done += s->held_bytes;
+        work_progress(s->work, false);
+}
+
 static int snapshot_tree(Stage *s,
                          Snapshot *image,
                          int dirfd,
@@ -408,15 +421,12 @@ static int snapshot_tree(Stage *s,
                          char *const *excludes,
                          size_t n,
                          Failure *reterr) {
-        json_object *manifest;
         int r = tree_make_snapshot(snapshot_fd(image), dirfd, name, reterr);
 
         if (r >= 0)
                 r = drop_excluded(dirfd, name, excludes, n, reterr);
-        if (r >= 0 && json_get_object(s->record, "manifest", &manifest) >= 0) {
-                (void) json_get_u64(manifest, "entries", &s->files); /* only told, not relied on */
-                (void) json_get_u64(manifest, "bytes", &s->bytes);
-        }
+        if (r >= 0)
+                count_tree(s);
         return r;
 }
 

@@ -25,7 +25,8 @@ typedef struct Stage {
         size_t n_images;
         const char *const *only; /* stage_aside(): these live paths, with all below; NULL: all */
         size_t n_only;
-        uint64_t bytes, files; /* what was made */
+        uint64_t held_bytes, held_files; /* of the tree of stage_tree(); 0: not known */
+        uint64_t bytes, files;           /* what was made */
 } Stage;
 
 /*
