@@ -110,7 +110,18 @@ def test_backup_and_restore(guest, kind):
         application /thin/app 300
         service one /srv/app
         service two /thin/app
-        holdpoint create full --json >/tmp/backup
+        udevadm trigger --settle --subsystem-match=block --action=add
+        step sealed=stop
+        holdpoint create full --json >/tmp/backup &
+        job=$!
+        soon 120 stopped
+        # There are two of its uuid now.
+        udevadm settle
+        by_uuid=/dev/disk/by-uuid/$(blkid -s UUID -o value /dev/vg-a/thin.2)
+        same "$(readlink -f "$by_uuid")" "$(readlink -f /dev/vg-a/thin.2)" "what is mounted by uuid"
+        step
+        kill -CONT "$(stopped)"
+        wait $job
         jq -e '.status == "completed" and .consistency == "application" and
                .service_consistency == {one: "application", two: "application"} and
                .copies == ["local"]' /tmp/backup
