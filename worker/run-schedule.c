@@ -361,6 +361,16 @@ static int begin_change(Work *w, Change *c, int *ret_lock, Failure *reterr) {
         return 0;
 }
 
+/* Guessed too short, what it has kept for years would go with the next prune. */
+static int check_retention_known(Work *w, const Change *c, Failure *reterr) {
+        if (!c->broken || json_object_object_get_ex(w->request, "retention_days", NULL))
+                return 0;
+        return fail_set(reterr, FAIL_INVALID_ARGUMENT, EINVAL,
+                        "the file of schedule '%s' is broken (the journal says where), and with it "
+                        "how long its backups are kept: correct it, or give --retention-days",
+                        c->name);
+}
+
 static int copy_schedule(const Schedule *from, const char *name, Schedule *ret, Failure *reterr) {
         int r = replace(&ret->name, name, reterr);
 
@@ -404,8 +414,10 @@ static int note_switched(Change *c, Schedule *s, bool enabled, Failure *reterr) 
 static int set(Work *w, Change *c, Failure *reterr) {
         _cleanup_schedule_ Schedule s = { 0 };
         bool enabled;
-        int r = copy_schedule(&c->was, c->name, &s, reterr);
+        int r = check_retention_known(w, c, reterr);
 
+        if (r >= 0)
+                r = copy_schedule(&c->was, c->name, &s, reterr);
         if (r >= 0)
                 r = take_calendar(w, &s, reterr);
         if (r >= 0)

@@ -105,7 +105,9 @@ def test_bad_schedules_change_nothing(guest):
         # Another one is changed all the same, and that is said.
         status 1 holdpoint schedule set next --time 01:00 2>/tmp/error
         grep -q "'next' is set.*50-holdpoint.conf:2:" /tmp/error || fail "$(cat /tmp/error)"
-        holdpoint schedule set good --type app
+        # How long its backups are kept is not guessed.
+        status 2 holdpoint schedule set good --type app
+        holdpoint schedule set good --type app --retention-days 400
         holdpoint schedule run good
         systemctl is-enabled --quiet holdpoint@next.timer
         """, seconds=240)
