@@ -394,8 +394,12 @@ def test_more_than_a_message_holds(site):
         os.mknod(os.path.join(path, b"sockets", name), stat.S_IFSOCK | 0o600)
         write(os.path.join(path, b"broken", name), b"SQLite format 3\0" + os.urandom(4096 - 16))
     site.service("many", os.fsdecode(path))
-    backup = site.create("many", exit_code=3)
+    with open(site.machine.worker_log, encoding="utf-8") as log:
+        log.seek(0, os.SEEK_END)
+        backup = site.create("many", exit_code=3)
+        lines = [line for line in log if line.startswith("<4>") and ": service many: " in line]
     m = metadata(backup)
+    assert len(lines) == 100, "the journal's room for a worker is used up by a service's user"
     assert (m["sockets"], m["databases_total"], m["problems_total"]) == (110, 221, 110)
     assert 0 < len(m["problems"]) <= 100 and 0 < len(m["left_out"]) <= 100
     assert 0 < len(backup["databases"]) < 221
