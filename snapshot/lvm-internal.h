@@ -10,7 +10,7 @@
 
 #define LVM_TAG         "holdpoint" /* on all that Holdpoint makes */
 #define LVM_TAG_PREFIX  LVM_TAG "." /* and the name of the snapshot, for the sweep */
-#define LVM_NAME_PREFIX LVM_TAG "-" /* of the volume's name, by which udev's rule goes, and nothing else */
+#define LVM_NAME_PREFIX LVM_TAG "-" /* of the volume's name; udev's rule alone goes by it */
 
 /* A thin pool that fills up stops all volumes in it: no snapshot above these, in percent. */
 #define LVM_POOL_DATA_MAX     80
