@@ -21,6 +21,7 @@
 #define HP_ENV_WORKERS       "HOLDPOINT_WORKERS_DIR"
 #define HP_ENV_AGENT_USER    "HOLDPOINT_AGENT_USER"
 #define HP_ENV_DEFAULTS      "HOLDPOINT_DEFAULTS_FILE" /* another than HP_DEFAULT_DEFAULTS */
+#define HP_ENV_FSTAB         "HOLDPOINT_FSTAB"         /* another than /etc/fstab */
 #define HP_ENV_STEP          "HOLDPOINT_STEP"          /* base/step.h; set by tests only */
 #define HP_ENV_UNIT_DIR      "HOLDPOINT_UNIT_DIR"
 #define HP_ENV_DEBUG         "HOLDPOINT_DEBUG"

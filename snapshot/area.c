@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/fs.h"
 #include "base/names.h"
 #include "base/text.h"
@@ -85,14 +86,17 @@ static int open_in(int base_fd, const char *path, bool create, Failure *reterr) 
         return TAKE_FD(fd);
 }
 
-/* 1 if `target` is the root of a mount, 0 if not or absent. */
-static int is_mount_root(const char *target, const char *parent, Failure *reterr) {
+int area_is_mount_root(const char *target, Failure *reterr) {
+        _cleanup_free_ char *parent = NULL;
         _cleanup_close_ int parent_fd = -1, fd = -1;
         Place above, here;
         int r;
 
         if (strcmp(target, "/") == 0)
                 return 1;
+        parent = place_parent(target);
+        if (!parent)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         parent_fd = place_open(parent, O_PATH | O_DIRECTORY, FAIL_SNAPSHOT_FAILED, reterr);
         if (parent_fd < 0)
                 return parent_fd;
@@ -127,7 +131,7 @@ int area_open(const char *target,
         parent = place_parent(target);
         if (!parent)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        root = is_mount_root(target, parent, reterr);
+        root = area_is_mount_root(target, reterr);
         if (root < 0)
                 return root;
         base_fd = place_find_root(root ? target : parent, &base, &subvolume, FAIL_SNAPSHOT_FAILED,
@@ -143,6 +147,40 @@ int area_open(const char *target,
         if (fd < 0)
                 return fd;
         if (ret_path)
+                *ret_path = TAKE_PTR(path);
+        return fd;
+}
+
+int area_open_on_top(int top, const char *dir, bool create, char **ret_path, Failure *reterr) {
+        _cleanup_free_ char *at = strdup(dir), *path = NULL;
+        _cleanup_close_ int base_fd = -1;
+        Place here;
+        char *slash;
+        int fd, r;
+
+        for (;;) {
+                if (!at)
+                        return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+                fd_close(base_fd);
+                base_fd = fd_open_beneath(top, at, O_RDONLY | O_DIRECTORY, 0, false);
+                r = base_fd < 0 ? base_fd : place_stat(base_fd, &here);
+                if (r < 0)
+                        return fail_errno(reterr, FAIL_SNAPSHOT_FAILED, -r, "cannot open '/%s'",
+                                          at);
+                if (strcmp(at, ".") == 0 || place_is_subvolume(base_fd, &here))
+                        break;
+                slash = strrchr(at, '/');
+                if (slash)
+                        *slash = 0;
+                else
+                        strcpy(at, "."); /* a name has room for it */
+        }
+        path = text_printf("(top level)%s%s/" HP_AREA_NAME, strcmp(at, ".") == 0 ? "" : "/",
+                           strcmp(at, ".") == 0 ? "" : at);
+        if (!path)
+                return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+        fd = open_in(base_fd, path, create, reterr);
+        if (fd >= 0 && ret_path)
                 *ret_path = TAKE_PTR(path);
         return fd;
 }

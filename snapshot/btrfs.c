@@ -11,7 +11,9 @@
 
 #include "base/cleanup.h"
 #include "base/fs.h"
+#include "base/log.h"
 #include "base/text.h"
+#include "snapshot/mounted.h"
 #include "snapshot/snapshot-internal.h"
 
 /*
@@ -78,6 +80,32 @@ int btrfs_subvolume_delete(int dirfd, const char *name) {
         return util_error(btrfs_util_delete_subvolume_fd(dirfd, name, 0));
 }
 
+/*
+ * A subvolume that is mounted by itself and backed up as a whole has its images beside it, like all
+ * others: in it they would go with it when a restore replaces it. Only where its top level is out
+ * of reach (in a container) or has no name for it, they are in it.
+ */
+static int open_area(Volume *v, const char *path, Failure *reterr) {
+        _cleanup_(mounted_freep) Mounted *m = NULL;
+        Failure why = FAILURE_INIT;
+        int r = strcmp(path, v->root) == 0 ? mounted_find(path, &m, &why) : 0;
+
+        if (r >= 0 && m) {
+                r = v->area_fd = mounted_open_area(m, true, &v->area, &why);
+                if (r >= 0 && !(v->mount = mounted_json(m)))
+                        return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
+                if (r >= 0)
+                        return 0;
+                /* An area that is not root's own is no reason to look for another one. */
+                if (why.code != FAIL_NOT_RESTORABLE)
+                        return fail_set(reterr, why.code, why.errnum, "%s", why.text);
+        }
+        if (r < 0)
+                log_debug("images of '%s' are made in it: %s", v->root, why.text);
+        v->area_fd = area_open(v->root, true, &v->area, NULL, reterr);
+        return v->area_fd < 0 ? v->area_fd : 0;
+}
+
 static int volume_find_btrfs(Volume *v, const char *path, Failure *reterr) {
         bool subvolume;
         int r;
@@ -99,8 +127,7 @@ static int volume_find_btrfs(Volume *v, const char *path, Failure *reterr) {
         if (r < 0)
                 return fail_errno(reterr, FAIL_SNAPSHOT_FAILED, -r,
                                   "cannot read which subvolume '%s' is", v->root);
-        v->area_fd = area_open(v->root, true, &v->area, NULL, reterr);
-        return v->area_fd < 0 ? v->area_fd : 0;
+        return open_area(v, path, reterr);
 }
 
 static int take_failed(const Volume *v, const char *name, int r, Failure *reterr) {
@@ -136,6 +163,7 @@ static int image_take(Volume *v, const char *name, Snapshot *s, Failure *reterr)
         if (!s->name || !s->area || s->area_fd < 0)
                 return fail_errno(reterr, FAIL_SNAPSHOT_FAILED, s->area_fd < 0 ? errno : ENOMEM,
                                   "cannot prepare a snapshot of '%s'", v->root);
+        s->mount = json_object_get(v->mount);
         r = btrfs_subvolume_snapshot(v->fd, v->area_fd, name);
         if (r < 0)
                 return take_failed(v, name, r, reterr);
@@ -222,7 +250,8 @@ static int image_describe(const Snapshot *s, json_object *o) {
             put_uuid(o, "uuid", s->uuid) < 0 || put_uuid(o, "parent_uuid", s->parent_uuid) < 0 ||
             json_put_u64(o, "subvolume", s->subvolume) < 0 ||
             json_put_u64(o, "ctransid", s->ctransid) < 0 ||
-            json_put_u64(o, "otransid", s->otransid) < 0)
+            json_put_u64(o, "otransid", s->otransid) < 0 ||
+            (s->mount && json_put(o, "mount", json_object_get(s->mount)) < 0))
                 return -ENOMEM;
         return 0;
 }
@@ -268,6 +297,22 @@ static int image_compare(const Snapshot *s, Failure *reterr) {
                 s->area, s->name, what);
 }
 
+static int open_kept_area(json_object *identity, Snapshot *s, Failure *reterr) {
+        _cleanup_(mounted_freep) Mounted *m = NULL;
+        json_object *mount;
+        int r = json_get_object(identity, "mount", &mount);
+
+        if (r == -ENOENT)
+                return place_open(s->area, O_RDONLY | O_DIRECTORY, FAIL_INTEGRITY_FAILURE, reterr);
+        if (r >= 0)
+                r = mounted_read(mount, &m);
+        if (r < 0)
+                return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EINVAL,
+                                "the record of a kept image is malformed");
+        s->mount = json_object_get(mount);
+        return mounted_open_area(m, false, NULL, reterr);
+}
+
 static int image_open(json_object *identity, Snapshot *s, Failure *reterr) {
         int r;
 
@@ -275,7 +320,7 @@ static int image_open(json_object *identity, Snapshot *s, Failure *reterr) {
         if (r < 0)
                 return fail_set(reterr, FAIL_INTEGRITY_FAILURE, EINVAL,
                                 "the record of a kept image is malformed");
-        s->area_fd = place_open(s->area, O_RDONLY | O_DIRECTORY, FAIL_INTEGRITY_FAILURE, reterr);
+        s->area_fd = open_kept_area(identity, s, reterr);
         if (s->area_fd < 0)
                 return s->area_fd;
         r = area_check(s->area_fd, s->area, reterr);

@@ -60,6 +60,7 @@ typedef struct Scan {
         int fsid_half; /* btrfs: see first_half() */
         dev_t dev;     /* of the superblock, as in mountinfo and maps */
         char *where;   /* the target's path in its file system */
+        uint64_t own;  /* the mount whose root the target is, which is taken away; 0: it is none */
 
         MountTable mounts;
         View *views;
@@ -189,14 +190,24 @@ static int busy_mount(Scan *s, const Mount *m, const char *how) {
                         s->path, clean ? clean : "?", process, how);
 }
 
+/*
+ * A target that is mounted by itself: its mount is taken away and brought back with what comes, and
+ * so are the copies in other namespaces, if what they stand on follows.
+ */
+static bool goes_along(const Scan *s, const Mount *m, const Mount *parent) {
+        if (s->own == 0 || strcmp(m->root, s->where) != 0)
+                return false;
+        return m->id == s->own || (m->pid != 0 && parent && parent->follows);
+}
+
 static int check_mounts(Scan *s) {
         for (size_t i = 0; i < s->mounts.n; i++) {
                 const Mount *m = &s->mounts.mounts[i], *parent;
                 _cleanup_free_ char *at = NULL;
 
-                if (m->dev == s->dev && is_inside(s, m->root))
-                        return busy_mount(s, m, "shows it or a part of it");
                 parent = mount_table_find(&s->mounts, m->parent);
+                if (m->dev == s->dev && is_inside(s, m->root) && !goes_along(s, m, parent))
+                        return busy_mount(s, m, "shows it or a part of it");
                 if (!parent || parent == m || parent->dev != s->dev)
                         continue;
                 at = mount_place(parent, m->point);
@@ -552,13 +563,13 @@ static int find_target(Scan *s) {
                 return fail_set(s->reterr, FAIL_TARGET_IN_USE, EBUSY,
                                 "cannot find the mount that holds '%s'", s->path);
         s->dev = m->dev;
+        s->own = strcmp(m->point, s->path) == 0 && s->subvolume ? m->id : 0;
         return 0;
 }
 
-static int look_round(Scan *s) {
-        int r;
+static int load_views(Scan *s) {
+        int r = list_tasks(s);
 
-        r = list_tasks(s);
         for (size_t i = 0; i < s->n_tasks && r >= 0; i++)
                 if (s->tasks[i].look & LOOK_FS)
                         r = load_view(s, &s->tasks[i]);
@@ -569,28 +580,37 @@ static int look_round(Scan *s) {
                 if (strcmp(s->views[i].root, "/") != 0)
                         r = mount_table_add_root(&s->mounts, s->procfd, s->views[i].tid,
                                                  s->views[i].root, s->dev);
-        if (r < 0)
-                return no_memory(s);
-        r = check_mounts(s);
+        return r < 0 ? no_memory(s) : 0;
+}
+
+static int look_round(Scan *s) {
+        int r = load_views(s);
+
+        if (r >= 0)
+                r = check_mounts(s);
         for (size_t i = 0; i < s->n_tasks && r >= 0; i++)
                 r = look_task(s, &s->tasks[i]);
         return r;
 }
 
+static int scan_open(Scan *s) {
+        struct statfs fs;
+
+        s->procfd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (s->procfd < 0 || fstatfs(s->procfd, &fs) < 0 ||
+            (unsigned long) fs.f_type != PROC_SUPER_MAGIC)
+                return fail_set(s->reterr, FAIL_TARGET_IN_USE, EBUSY,
+                                "'%s' may be in use: /proc is not mounted", s->path);
+        s->known = calloc(PIDS_MAX / 8, 1);
+        return s->known ? 0 : no_memory(s);
+}
+
 int tree_prove_unused(const char *path, Failure *reterr) {
         _cleanup_(scan_done) Scan s = { .path = path, .procfd = -1, .reterr = reterr };
-        struct statfs fs;
-        int r;
+        int r = scan_open(&s);
 
-        s.procfd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (s.procfd < 0 || fstatfs(s.procfd, &fs) < 0 ||
-            (unsigned long) fs.f_type != PROC_SUPER_MAGIC)
-                return fail_set(reterr, FAIL_TARGET_IN_USE, EBUSY,
-                                "'%s' may be in use: /proc is not mounted", path);
-        s.known = calloc(PIDS_MAX / 8, 1);
-        if (!s.known)
-                return no_memory(&s);
-        r = find_target(&s);
+        if (r >= 0)
+                r = find_target(&s);
         if (r < 0)
                 return r;
         for (unsigned i = 0; i < ROUNDS; i++) {
@@ -599,4 +619,31 @@ int tree_prove_unused(const char *path, Failure *reterr) {
                         break;
         }
         return r;
+}
+
+int tree_prove_unmounted(const TreePlace *place, const char *path, Failure *reterr) {
+        _cleanup_(scan_done)
+                Scan s = { .path = path, .procfd = -1, .reterr = reterr, .dev = place->dev };
+        int r = scan_open(&s);
+
+        if (r < 0)
+                return r;
+        s.where = strdup(place->where);
+        if (!s.where || mount_table_load(&s.mounts, s.procfd, 0, "/") < 0)
+                return no_memory(&s);
+        r = load_views(&s);
+        return r < 0 ? r : check_mounts(&s);
+}
+
+int tree_find_mounted(const char *path, TreePlace *ret, Failure *reterr) {
+        _cleanup_(scan_done) Scan s = { .path = path, .procfd = -1, .reterr = reterr };
+        int r = scan_open(&s);
+
+        if (r >= 0)
+                r = find_target(&s);
+        if (r < 0)
+                return r;
+        ret->dev = s.dev;
+        ret->where = TAKE_PTR(s.where);
+        return 0;
 }

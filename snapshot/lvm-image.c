@@ -8,8 +8,8 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "snapshot/dm.h"
+#include "snapshot/image-remote.h"
 #include "snapshot/lvm-internal.h"
-#include "snapshot/lvm-remote.h"
 #include "snapshot/mount-image.h"
 
 /*
@@ -129,7 +129,7 @@ int lvm_image_attach(Snapshot *s, Failure *reterr) {
         int r;
 
         if (i->remote) {
-                s->fd = lvm_remote_open(i->remote, &i->remote_socket, reterr);
+                s->fd = image_remote_open(i->remote, &i->remote_socket, reterr);
                 return s->fd < 0 ? s->fd : 0;
         }
         if (!s->sealed) {

@@ -20,11 +20,15 @@
 
 #define MOUNTS_MAX 100000 /* the kernel's own limit for a namespace by default */
 
+static void mount_done(Mount *m) {
+        free(m->root);
+        free(m->point);
+        free(m->source);
+}
+
 void mount_table_done(MountTable *t) {
-        for (size_t i = 0; i < t->n; i++) {
-                free(t->mounts[i].root);
-                free(t->mounts[i].point);
-        }
+        for (size_t i = 0; i < t->n; i++)
+                mount_done(&t->mounts[i]);
         free(t->mounts);
         *t = (MountTable){ 0 };
 }
@@ -56,9 +60,23 @@ static int parse_device(const char *text, dev_t *ret) {
         return 0;
 }
 
-/* "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS…" */
+/* "OPTIONS [shared:N] [master:N] … - TYPE SOURCE OPTIONS"; NULL for the source if it ends before.
+ */
+static char *parse_rest(char **save, bool *ret_follows) {
+        char *field = strtok_r(NULL, " \n", save);
+
+        *ret_follows = false;
+        while (field && (field = strtok_r(NULL, " \n", save)) && strcmp(field, "-") != 0)
+                if (strncmp(field, "shared:", 7) == 0 || strncmp(field, "master:", 7) == 0)
+                        *ret_follows = true;
+        if (field)
+                field = strtok_r(NULL, " \n", save);
+        return field ? strtok_r(NULL, " \n", save) : NULL;
+}
+
+/* "ID PARENT MAJOR:MINOR ROOT POINT", and the rest */
 static int parse_line(char *line, const char *root, Mount *ret) {
-        char *fields[5], *save = NULL;
+        char *fields[5], *save = NULL, *source;
 
         for (size_t i = 0; i < ELEMENTSOF(fields); i++) {
                 fields[i] = strtok_r(i == 0 ? line : NULL, " \n", &save);
@@ -68,18 +86,21 @@ static int parse_line(char *line, const char *root, Mount *ret) {
         if (text_to_u64(fields[0], &ret->id) < 0 || text_to_u64(fields[1], &ret->parent) < 0 ||
             parse_device(fields[2], &ret->dev) < 0)
                 return -EBADMSG;
+        source = parse_rest(&save, &ret->follows);
         unescape(fields[3]);
         unescape(fields[4]);
+        if (source)
+                unescape(source);
+        ret->source = strdup(source ? source : "");
         ret->root = strdup(fields[3]);
         if (strcmp(root, "/") == 0)
                 ret->point = strdup(fields[4]);
         else
                 ret->point =
                         text_printf("%s%s", root, strcmp(fields[4], "/") == 0 ? "" : fields[4]);
-        if (ret->root && ret->point)
+        if (ret->root && ret->point && ret->source)
                 return 0;
-        free(ret->root);
-        free(ret->point);
+        mount_done(ret);
         return -ENOMEM;
 }
 
@@ -125,8 +146,7 @@ int mount_table_load(MountTable *t, int procfd, pid_t pid, const char *root) {
                         return r;
                 r = append(t, &m);
                 if (r < 0) {
-                        free(m.root);
-                        free(m.point);
+                        mount_done(&m);
                         return r;
                 }
         }
@@ -139,17 +159,24 @@ static int compare(const void *a, const void *b) {
         return x->id < y->id ? -1 : x->id > y->id;
 }
 
+/* Of what was read twice our own view comes first. */
+static int compare_views(const void *a, const void *b) {
+        const Mount *x = a, *y = b;
+        int r = compare(a, b);
+
+        return r != 0 ? r : x->pid < y->pid ? -1 : x->pid > y->pid;
+}
+
 void mount_table_sort(MountTable *t) {
         size_t to = 0;
 
         if (t->n == 0)
                 return;
-        qsort(t->mounts, t->n, sizeof(*t->mounts), compare);
+        qsort(t->mounts, t->n, sizeof(*t->mounts), compare_views);
         for (size_t i = 1; i < t->n; i++)
-                if (t->mounts[i].id == t->mounts[to].id) {
-                        free(t->mounts[i].root);
-                        free(t->mounts[i].point);
-                } else
+                if (t->mounts[i].id == t->mounts[to].id)
+                        mount_done(&t->mounts[i]);
+                else
                         t->mounts[++to] = t->mounts[i];
         t->n = to + 1;
 }
@@ -235,10 +262,10 @@ int mount_table_add_root(MountTable *t, int procfd, pid_t pid, const char *root,
         m = (Mount){ .id = place.mount, .dev = dev, .pid = pid };
         m.root = strdup(twin->root);
         m.point = strdup(*point ? point : "/");
-        r = m.root && m.point ? append(t, &m) : -ENOMEM;
+        m.source = strdup("");
+        r = m.root && m.point && m.source ? append(t, &m) : -ENOMEM;
         if (r < 0) {
-                free(m.root);
-                free(m.point);
+                mount_done(&m);
                 return r;
         }
         mount_table_sort(t);

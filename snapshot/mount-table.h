@@ -15,10 +15,12 @@
 
 typedef struct Mount {
         uint64_t id, parent;
-        dev_t dev;   /* of the superblock, not of a btrfs subvolume */
-        char *root;  /* of the mount, in its file system */
-        char *point; /* where /proc shows it, to a process with our root */
-        pid_t pid;   /* in whose mountinfo it was found; 0: our own */
+        dev_t dev;    /* of the superblock, not of a btrfs subvolume */
+        char *root;   /* of the mount, in its file system */
+        char *point;  /* where /proc shows it, to a process with our root */
+        char *source; /* the device, or another word for it; "" if that is not known */
+        bool follows; /* what is mounted on it comes and goes with other mounts of its group */
+        pid_t pid;    /* in whose mountinfo it was found; 0: our own */
 } Mount;
 
 typedef struct MountTable {

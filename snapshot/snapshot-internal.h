@@ -59,6 +59,13 @@ int place_find_root(const char *path,
 /* Refuses a directory that is not root's alone. `path` is for the message. */
 int area_check(int fd, const char *path, Failure *reterr);
 
+/* 1 if `target` is the root of a mount, 0 if not or absent; a link is refused. */
+int area_is_mount_root(const char *target, Failure *reterr);
+
+/* The area at the root of the subvolume that holds `dir`, a path relative to the file system's top
+ * level `top`. As area_open(). */
+int area_open_on_top(int top, const char *dir, bool create, char **ret_path, Failure *reterr);
+
 /* ---- volumes and images (snapshot.c) ---- */
 
 /* A provider. Functions that it does not need are NULL: all but find, take, freeze … open. */
@@ -90,8 +97,9 @@ struct Volume {
         const SnapshotOps *ops;
         char *root;
         int fd;
-        char *area; /* of btrfs alone, as area_fd */
+        char *area; /* of btrfs alone, as area_fd and mount */
         int area_fd;
+        json_object *mount; /* it is mounted by itself, and its area lies on the top level */
         uint8_t fsid[16];
         uint64_t subvolume;
         struct LvmOrigin *lvm; /* of LVM's alone, as in an image */
@@ -104,6 +112,7 @@ struct Snapshot {
         int fd;
         char *area, *name;
         int area_fd;
+        json_object *mount; /* as in a volume */
         uint8_t fsid[16];
         bool sealed;
         struct LvmImage *lvm;

@@ -106,6 +106,7 @@ void volume_free(Volume *v) {
         free(v->root);
         free(v->area);
         free(v->fallback);
+        json_object_put(v->mount);
         free(v);
 }
 
@@ -128,6 +129,10 @@ const char *volume_root(const Volume *v) {
 
 int volume_root_fd(const Volume *v) {
         return v->fd;
+}
+
+int volume_area_fd(const Volume *v) {
+        return v->area_fd;
 }
 
 int snapshot_prepare(Volume *const *volumes,
@@ -254,6 +259,7 @@ void snapshot_free(Snapshot *s) {
         fd_close(s->area_fd);
         free(s->root);
         free(s->area);
+        json_object_put(s->mount);
         free(s->name);
         free(s);
 }

@@ -46,6 +46,7 @@ const Failure *volume_fallback(const Volume *v);
 bool volume_equal(const Volume *a, const Volume *b);
 const char *volume_root(const Volume *v); /* absolute live path of its root; for NONE: "/" */
 int volume_root_fd(const Volume *v);      /* borrowed */
+int volume_area_fd(const Volume *v);      /* borrowed; -1 where images lie in none */
 
 /*
  * All that a snapshot needs before databases are held: checks that it can be made, and for LVM
@@ -107,9 +108,9 @@ int snapshot_drop(Snapshot *s, Failure *reterr);
 
 /*
  * Identity of a sealed image as JSON: provider, root (live path), and what the provider knows it
- * by. btrfs: area path, name, uuid, parent_uuid, subvolume id, ctransid (after sealing and syncfs;
- * never `generation`), otransid. LVM: uuids of VG, volume, origin and pool, its tag. Owned; NULL
- * if it is not sealed or memory is short.
+ * by. btrfs: area path, the mount whose top level it is on, name, uuid, parent_uuid, subvolume id,
+ * ctransid (after sealing and syncfs; never `generation`), otransid. LVM: uuids of VG, volume,
+ * origin and pool, its tag. Owned; NULL if it is not sealed or memory is short.
  */
 json_object *snapshot_identity(const Snapshot *s);
 
@@ -221,6 +222,19 @@ int tree_exchange(int dirfd_a,
 /*
  * Proof that nobody holds `path`: open files, working and root directories, mappings, mounts on or
  * below it, in every process and mount namespace but the caller itself. A /proc entry that cannot
- * be read counts as busy. 0, or -EBUSY with FAIL_TARGET_IN_USE naming process and what it holds.
+ * be read counts as busy. 0, or -EBUSY with FAIL_TARGET_IN_USE naming process and what it holds. A
+ * subvolume that is mounted at `path` is not held by that mount, nor by its copies in other
+ * namespaces that come and go with it.
  */
 int tree_prove_unused(const char *path, Failure *reterr);
+
+/* A place in a file system, as mount tables show it. */
+typedef struct TreePlace {
+        dev_t dev;
+        char *where; /* owned */
+} TreePlace;
+
+/* The place of what is mounted at `path`; and proof that no mount of any namespace shows it or a
+ * part of it any more. As above. */
+int tree_find_mounted(const char *path, TreePlace *ret, Failure *reterr);
+int tree_prove_unmounted(const TreePlace *place, const char *path, Failure *reterr);

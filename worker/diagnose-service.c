@@ -21,7 +21,7 @@
 #include "worker/hot.h"
 #include "worker/source.h"
 #include "worker/state.h"
-#include "worker/swap.h"
+#include "worker/target.h"
 
 #define PROBLEMS_TOLD_MAX 20
 #define BUSY_USEC         (2 * USEC_PER_SEC) /* a short job is worth the wait */
@@ -203,9 +203,15 @@ static int try_exchange(Diagnosis *d, int area, Failure *reterr) {
 }
 
 static void check_exchange(Diagnosis *d, const ConfigService *c, const char *path) {
+        _cleanup_(mounted_freep) Mounted *mount = NULL;
+        _cleanup_(target_done) Target target = TARGET_INIT;
         Failure f = FAILURE_INIT;
-        _cleanup_close_ int area = swap_open_area(path, true, &f);
-        int r = area < 0 ? area : try_exchange(d, area, &f);
+        int r = target_find_mount(path, &mount, &f);
+
+        if (r >= 0)
+                r = target_open(path, mount, true, &target, &f);
+        if (r >= 0)
+                r = try_exchange(d, target.area, &f);
 
         if (r < 0)
                 findings_add(&d->findings, FINDING_WARNING,

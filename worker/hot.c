@@ -12,10 +12,12 @@
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "base/names.h"
 #include "base/text.h"
 #include "worker/state.h"
 
 #define HOT_NAME_MAX (UUID_TEXT_MAX + 8)
+#define HOT_PREFIX   "hot."
 #define USEC_PER_DAY (86400 * USEC_PER_SEC)
 
 static void file_name(const char *backup_id, char ret[HOT_NAME_MAX]) {
@@ -248,7 +250,7 @@ static bool drop_image(json_object *image, const char *backup_id) {
         if (r >= 0 || f.code == FAIL_SOURCE_MISSING)
                 return true;
         /* A class without the right to remove images leaves them to the one that has it. */
-        if (r == -EPERM)
+        if (r == -EPERM || r == -EACCES)
                 log_info("hot copy of backup %s goes with the next backup", backup_id);
         else
                 log_warning("hot copy of backup %s is left: %s", backup_id, f.text);
@@ -417,7 +419,8 @@ bool hot_may_make_room(Work *w, const Volume *v) {
 static bool is_leftover(const HotList *l, const char *name) {
         char id[UUID_TEXT_MAX];
 
-        if (strncmp(name, "hot.", 4) != 0 || strlen(name) < 4 + 36 + 2 || name[40] != '.')
+        if (strncmp(name, HOT_PREFIX, strlen(HOT_PREFIX)) != 0 || strlen(name) < 4 + 36 + 2 ||
+            name[40] != '.')
                 return false;
         (void) snprintf(id, sizeof(id), "%.36s", name + 4);
         for (size_t i = 0; i < l->n; i++)
@@ -431,18 +434,13 @@ static void tell_removed(const char *name) {
                     name);
 }
 
-static size_t sweep_area(const HotList *l, const char *target) {
-        _cleanup_close_ int area = -1;
+static size_t sweep_area(const HotList *l, int area) {
         _cleanup_dir_ DIR *d = NULL;
         Failure f = FAILURE_INIT;
         struct dirent *e;
         size_t n = 0;
-        int copy;
+        int copy = area < 0 ? area : fs_open_dir(area, ".");
 
-        area = area_open(target, false, NULL, NULL, &f);
-        if (area < 0)
-                return 0;
-        copy = fs_open_dir(area, ".");
         d = copy < 0 ? NULL : fdopendir(copy);
         while (d && (e = readdir(d))) {
                 if (!is_leftover(l, e->d_name))
@@ -517,12 +515,15 @@ static size_t sweep_leftovers(Work *w, const HotList *l) {
                 const ConfigService *c = &w->config->services[i];
 
                 for (size_t k = 0; k < c->paths.n; k++) {
+                        _cleanup_close_ int area = -1;
                         _cleanup_(volume_freep) Volume *v = NULL;
                         Failure f = FAILURE_INIT;
 
-                        n += sweep_area(l, c->paths.items[k]);
+                        area = area_open(c->paths.items[k], false, NULL, NULL, &f);
+                        n += sweep_area(l, area);
+                        f = FAILURE_INIT;
                         if (volume_find(c->paths.items[k], SNAPSHOT_BTRFS, &v, &f) >= 0)
-                                n += sweep_area(l, volume_root(v));
+                                n += sweep_area(l, volume_area_fd(v));
                 }
         }
         return n;
@@ -563,4 +564,18 @@ void hot_drop(Work *w, const char *backup_id) {
         for (size_t i = 0; i < l.n; i++)
                 if (strcmp(backup_id, l.items[i].id) == 0)
                         (void) rotate_record(&l, i, 0);
+}
+
+int hot_remove_inside(int dirfd, const char *tree, Failure *reterr) {
+        _cleanup_close_ int root = fs_open_dir(dirfd, tree);
+        _cleanup_close_ int area = root < 0 ? -1 : fs_open_dir(root, HP_AREA_NAME);
+        int copy = area < 0 ? area : fs_open_dir(area, ".");
+        _cleanup_dir_ DIR *d = copy < 0 ? NULL : fdopendir(copy);
+        struct dirent *e;
+        int r = 0;
+
+        while (d && r >= 0 && (e = readdir(d)))
+                if (strncmp(e->d_name, HOT_PREFIX, strlen(HOT_PREFIX)) == 0)
+                        r = tree_remove(area, e->d_name, NULL, NULL, reterr);
+        return r;
 }

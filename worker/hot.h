@@ -67,3 +67,9 @@ size_t hot_sweep_lvm(Work *w);
 
 /* Drops the images of one backup as far as this process may. */
 void hot_drop(Work *w, const char *backup_id);
+
+/*
+ * Removes the images in the area of a tree that is about to be removed: they lie in it where its
+ * top level could not be reached when they were made. Their records go with the next rotation.
+ */
+int hot_remove_inside(int dirfd, const char *tree, Failure *reterr);

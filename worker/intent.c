@@ -45,6 +45,7 @@ void intent_done(Intent *i) {
                 free(p->path);
                 free(p->root);
                 free(p->stage);
+                mounted_free(p->mount);
                 free_strings(p->moves, p->n_moves);
                 free_strings(p->excludes, p->n_excludes);
         }
@@ -135,7 +136,8 @@ static json_object *path_json(const IntentPath *p) {
             json_put(o, "old", tree_id_json(&p->old_id)) < 0 ||
             json_put(o, "new", tree_id_json(&p->new_id)) < 0 ||
             json_put(o, "moves", strings_json(p->moves, p->n_moves)) < 0 ||
-            json_put(o, "excludes", strings_json(p->excludes, p->n_excludes)) < 0)
+            json_put(o, "excludes", strings_json(p->excludes, p->n_excludes)) < 0 ||
+            (p->mount && json_put(o, "mount", mounted_json(p->mount)) < 0))
                 return NULL;
         return TAKE_PTR(o);
 }
@@ -168,11 +170,20 @@ static int put_units(json_object *o, const Intent *i) {
         return 0;
 }
 
+/* A worker that knows no mounts would look for these trees elsewhere: it must not know these. */
+static uint64_t version_of(const Intent *i) {
+        for (size_t k = 0; k < i->n_paths; k++)
+                if (i->paths[k].mount)
+                        return 2;
+        return 1;
+}
+
 static json_object *intent_json(const Intent *i) {
         _cleanup_json_ json_object *o = json_object_new_object();
         json_object *paths = json_object_new_array();
 
-        if (!o || json_put(o, "paths", paths) < 0 || json_put_u64(o, "version", 1) < 0 ||
+        if (!o || json_put(o, "paths", paths) < 0 ||
+            json_put_u64(o, "version", version_of(i)) < 0 ||
             json_put_string(o, "restore_id", i->restore_id) < 0 ||
             json_put_string(o, "backup_id", i->backup_id) < 0 ||
             json_put_string(o, "from", i->from) < 0 ||
@@ -232,7 +243,7 @@ static int read_state(json_object *o, const char *key, IntentState *ret) {
 static int read_path(Intent *i, json_object *o) {
         _cleanup_free_ char *path = NULL, *root = NULL;
         const char *service, *stage;
-        json_object *old_id, *new_id;
+        json_object *old_id, *new_id, *mount;
         IntentPath *p;
         int r;
 
@@ -253,7 +264,10 @@ static int read_path(Intent *i, json_object *o) {
             read_strings(o, "moves", &p->moves, &p->n_moves) < 0 ||
             read_strings(o, "excludes", &p->excludes, &p->n_excludes) < 0)
                 return -EINVAL;
-        return 0;
+        r = json_get_object(o, "mount", &mount);
+        if (r >= 0)
+                r = mounted_read(mount, &p->mount);
+        return r < 0 && r != -ENOENT ? -EINVAL : 0;
 }
 
 /* Intents written before units were stopped have none. */
@@ -285,7 +299,7 @@ static int read_intent(json_object *o, Intent *i) {
         json_object *services, *paths;
         uint64_t version;
 
-        if (json_get_u64(o, "version", &version) < 0 || version != 1 ||
+        if (json_get_u64(o, "version", &version) < 0 || version < 1 || version > 2 ||
             json_get_string(o, "restore_id", &restore_id) < 0 || !text_is_uuid(restore_id) ||
             json_get_string(o, "backup_id", &backup_id) < 0 || !text_is_uuid(backup_id) ||
             json_get_string(o, "from", &from) < 0 || json_get_string(o, "method", &method) < 0 ||

@@ -10,6 +10,7 @@
  * never from the last step that was logged.
  */
 
+#include "snapshot/mounted.h"
 #include "snapshot/snapshot.h"
 #include "worker/work.h"
 
@@ -27,6 +28,7 @@ typedef struct IntentPath {
         char *service, *path;  /* the live path */
         char *root;            /* the Path= that it is or lies below: where `excludes` begin */
         char *stage;           /* name in the area */
+        Mounted *mount;        /* it is a mounted subvolume; NULL: it is none */
         bool side;             /* stands beside a database, and comes and goes as that is used */
         TreeId old_id, new_id; /* TREE_ABSENT: that side has nothing here */
         char **moves; /* excluded paths carried over by rename in the swap under way, relative */

@@ -40,6 +40,7 @@ static const struct {
         { "backup", "import", run_import },
         { "backup", "diagnose", run_diagnose },
         { "image", "open", run_open_image },
+        { "image", "top", run_open_top },
         { "restore", "restore", run_restore },
         { "restore", "plan", run_plan },
         { "restore", "verify", run_prove },

@@ -18,6 +18,7 @@
 #include "worker/hot.h"
 #include "worker/open-repo.h"
 #include "worker/swap.h"
+#include "worker/target.h"
 
 #define CHECK_TIMEOUT_USEC (1800 * USEC_PER_SEC)
 #define LACKING_MAX        100
@@ -249,10 +250,24 @@ static int check_parent(const SelectionItem *item, Failure *reterr) {
                           item->path);
 }
 
-int restore_check_target(const Restore *r, const SelectionItem *item, Failure *reterr) {
+/* What is a mounted subvolume now must come as one. */
+static int check_kind(const SelectionItem *item, const Mounted *mount, Failure *reterr) {
+        if (!mount || item->kind == TREE_SUBVOLUME || item->kind == TREE_DIRECTORY)
+                return 0;
+        return fail_set(reterr, FAIL_NOT_RESTORABLE, ENOTDIR,
+                        "%s is a mounted subvolume, and the backup has no directory for it; "
+                        "restore it aside with --into",
+                        item->path);
+}
+
+int restore_check_target(const Restore *r,
+                         const SelectionItem *item,
+                         Mounted **ret_mount,
+                         Failure *reterr) {
         const ConfigService *c = config_service(r->work->config, item->service);
         const char *configured = configured_path(r, item);
-        _cleanup_close_ int area = -1;
+        _cleanup_(mounted_freep) Mounted *mount = NULL;
+        _cleanup_(target_done) Target target = TARGET_INIT;
         int e;
 
         if (!c)
@@ -269,12 +284,19 @@ int restore_check_target(const Restore *r, const SelectionItem *item, Failure *r
         if (e < 0)
                 return e;
         /* What cannot be exchanged at all is refused before there is an intent. */
-        e = area = swap_open_area(item->path, false, reterr);
-        if (e == -ENOENT && reterr->code == FAIL_SOURCE_MISSING) {
+        e = target_find_mount(item->path, &mount, reterr);
+        if (e >= 0)
+                e = check_kind(item, mount, reterr);
+        if (e >= 0)
+                e = target_open(item->path, mount, false, &target, reterr);
+        if (e == -ENOENT && reterr->code == FAIL_SOURCE_MISSING && target.parent >= 0) {
                 *reterr = FAILURE_INIT;
-                return 0; /* no area yet */
+                e = 0; /* no area yet */
         }
-        return e < 0 ? e : 0;
+        if (e < 0)
+                return e;
+        *ret_mount = TAKE_PTR(mount);
+        return 0;
 }
 
 /* ---- restored databases ---- */

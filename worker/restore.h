@@ -64,9 +64,14 @@ const char *restore_method(const Selection *s);
 /* What staging made, and from where. */
 void restore_count(Restore *r, const Stage *s, bool hot);
 
-/* FAIL_NOT_RESTORABLE when a live path cannot be exchanged now, with the reason. Touches nothing.
+/*
+ * FAIL_NOT_RESTORABLE when a live path cannot be exchanged now, with the reason. Touches nothing.
+ * `ret_mount` (owned) is what is mounted there, NULL if nothing is.
  */
-int restore_check_target(const Restore *r, const SelectionItem *item, Failure *reterr);
+int restore_check_target(const Restore *r,
+                         const SelectionItem *item,
+                         Mounted **ret_mount,
+                         Failure *reterr);
 
 /*
  * quick_check of one database that was restored as `name` in `dirfd`, whose live path is `path`.

@@ -237,9 +237,10 @@ static int find_copy(Plan *p, const SelectionItem *item, const char **ret, Failu
 static int fill_row(Plan *p, const SelectionItem *item, json_object *row, Failure *reterr) {
         TreeKind live = look_at_target(p, item);
         Failure f = FAILURE_INIT;
+        _cleanup_(mounted_freep) Mounted *mount = NULL;
         Measured size = { 0 };
         const char *copy;
-        int r = note(p, restore_check_target(&p->restore, item, &f), &f, reterr);
+        int r = note(p, restore_check_target(&p->restore, item, &mount, &f), &f, reterr);
 
         if (r >= 0)
                 r = measure_path(p->restore.work, p->restore.repo, p->restore.record, item->service,

@@ -25,7 +25,7 @@
 #include "worker/prove.h"
 #include "worker/restore.h"
 #include "worker/run.h"
-#include "worker/swap.h"
+#include "worker/target.h"
 #include "worker/verified.h"
 
 #define PROVE_PREFIX    "verify."
@@ -89,7 +89,7 @@ void prove_sweep(Work *w) {
                 for (size_t k = 0; k < w->config->services[i].paths.n; k++) {
                         Failure f = FAILURE_INIT;
                         _cleanup_close_ int area =
-                                swap_open_area(w->config->services[i].paths.items[k], false, &f);
+                                target_open_area(w->config->services[i].paths.items[k], false, &f);
 
                         if (area >= 0)
                                 sweep(area);
@@ -136,7 +136,7 @@ static int choose_place(Prove *p, Failure *reterr) {
                 for (size_t k = 0; c && k < c->paths.n; k++) {
                         Failure f = FAILURE_INIT;
 
-                        p->place = swap_open_area(c->paths.items[k], true, &f);
+                        p->place = target_open_area(c->paths.items[k], true, &f);
                         if (p->place >= 0 && has_room(p->place, bytes, &room))
                                 return 0;
                         p->place = fd_close(p->place);

@@ -23,25 +23,29 @@
 #include "worker/restore.h"
 #include "worker/run.h"
 #include "worker/swap.h"
+#include "worker/target.h"
 #include "worker/units.h"
 
 /* ---- by swap ---- */
 
 static int intend(Restore *r, const SelectionItem *item, Failure *reterr) {
-        _cleanup_close_ int area = -1;
+        _cleanup_(target_done) Target target = TARGET_INIT;
+        _cleanup_(mounted_freep) Mounted *mount = NULL;
         json_object *source;
         IntentPath *p;
-        int e = restore_check_target(r, item, reterr);
+        int e = restore_check_target(r, item, &mount, reterr);
 
         if (e >= 0)
-                e = area = swap_open_area(item->path, true, reterr);
+                e = target_open(item->path, mount, true, &target, reterr);
         if (e >= 0)
                 e = selection_source(r->record, item->service, &source, reterr);
         if (e < 0)
                 return e;
         e = intent_add_path(&r->intent, item->service, item->root, item->path, &p);
-        if (e >= 0)
+        if (e >= 0) {
                 p->side = item->side;
+                p->mount = TAKE_PTR(mount);
+        }
         if (e >= 0 && item->kind != TREE_FILE && !item->side)
                 e = restore_excludes(source, &p->excludes, &p->n_excludes);
         return e < 0 ? fail_errno(reterr, FAIL_INTERNAL, -e, "restore of %s", item->path) : 0;
@@ -50,7 +54,7 @@ static int intend(Restore *r, const SelectionItem *item, Failure *reterr) {
 /* What the backup does not have comes as nothing: only what is live there leaves. */
 static int stage_item(Restore *r, const SelectionItem *item, IntentPath *p, Failure *reterr) {
         _cleanup_(snapshot_freep) Snapshot *hot = NULL;
-        _cleanup_close_ int area = -1;
+        _cleanup_(target_done) Target target = TARGET_INIT;
         StageImage image = { .path = item->path };
         Stage s = { .work = r->work,
                     .repo = r->repo,
@@ -63,20 +67,25 @@ static int stage_item(Restore *r, const SelectionItem *item, IntentPath *p, Fail
 
         if (item->kind == TREE_ABSENT)
                 return 0;
-        area = swap_open_area(item->path, true, reterr);
-        if (area < 0)
-                return area;
+        e = target_open(item->path, p->mount, true, &target, reterr);
+        if (e < 0)
+                return e;
         e = restore_open_hot(r, item->service, item->path, &hot, reterr);
         if (e < 0)
                 return e;
         image.image = hot;
         s.n_images = hot ? 1 : 0;
-        e = stage_tree(&s, item->path, item->kind, area, p->stage, p->excludes, p->n_excludes,
-                       reterr);
+        /* What is mounted as a subvolume must be one, whatever it was then. */
+        e = stage_tree(&s, item->path, p->mount ? TREE_SUBVOLUME : item->kind, target.area,
+                       p->stage, p->excludes, p->n_excludes, reterr);
         if (e < 0)
                 return e;
         restore_count(r, &s, hot);
-        return tree_identify(area, p->stage, &p->new_id, reterr);
+        e = tree_identify(target.area, p->stage, &p->new_id, reterr);
+        if (e < 0 || !p->mount || p->new_id.kind == TREE_SUBVOLUME)
+                return e;
+        return fail_set(reterr, FAIL_NOT_RESTORABLE, EOPNOTSUPP,
+                        "no subvolume can be made for %s, which is mounted as one", item->path);
 }
 
 /* ---- the staged databases ---- */
@@ -102,20 +111,22 @@ static int open_staged_dir(const IntentPath *p, int area, const char *path, cons
 
 static int check_database(Restore *r, json_object *o, Failure *reterr) {
         _cleanup_free_ char *path = NULL;
-        _cleanup_close_ int dir = -1, area = -1;
+        _cleanup_(target_done) Target target = TARGET_INIT;
+        _cleanup_close_ int dir = -1;
         const char *verdict, *name;
         const IntentPath *p;
+        int e;
 
         /* What was not good when it was stored is the user's to accept, by allow_partial. */
         if (json_get_path(o, "path", &path) < 0 || json_get_string(o, "check", &verdict) < 0 ||
             strcmp(verdict, "ok") != 0 || !(p = path_above(r, path)))
                 return 0;
-        area = swap_open_area(p->path, false, reterr);
-        if (area < 0)
-                return area;
+        e = target_open(p->path, p->mount, false, &target, reterr);
+        if (e < 0)
+                return e;
         if (strcmp(path, p->path) == 0)
-                return restore_check_staged_file(r->work, area, p->stage, path, reterr);
-        dir = open_staged_dir(p, area, path, &name);
+                return restore_check_staged_file(r->work, target.area, p->stage, path, reterr);
+        dir = open_staged_dir(p, target.area, path, &name);
         if (dir < 0)
                 return fail_errno(reterr, FAIL_INTEGRITY_FAILURE, -dir, "staged database %s", path);
         return restore_check_database(r->work, dir, name, path, reterr);

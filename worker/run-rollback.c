@@ -9,6 +9,7 @@
 #include "worker/open-repo.h"
 #include "worker/run.h"
 #include "worker/state.h"
+#include "worker/swap-mount.h"
 #include "worker/swap.h"
 #include "worker/units.h"
 
@@ -81,6 +82,8 @@ int run_rollback(Work *w, const char **ret_result, json_object **ret_summary, Fa
                         "first",
                         k.restore_id);
         e = units_check(w, k.intent.services, reterr);
+        if (e >= 0)
+                e = swap_mount_look_all(&k.intent, reterr);
         if (e < 0)
                 return e;
         work_accepted(w);

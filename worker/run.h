@@ -13,6 +13,7 @@ int run_import(Work *w, const char **ret_result, json_object **ret_summary, Fail
 int run_diagnose(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_sweep(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_open_image(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
+int run_open_top(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_restore(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_plan(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);
 int run_prove(Work *w, const char **ret_result, json_object **ret_summary, Failure *reterr);

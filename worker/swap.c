@@ -21,54 +21,14 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "worker/carry.h"
+#include "worker/hot.h"
 #include "worker/intent-log.h"
+#include "worker/swap-mount.h"
+#include "worker/target.h"
 
-/* The two directories between which a path's trees change places. */
-typedef struct Place {
-        int parent, area;
-        const char *name;
-} Place;
-
-#define PLACE_INIT ((Place){ .parent = -1, .area = -1 })
-
-static void place_done(Place *p) {
-        fd_close(p->parent);
-        fd_close(p->area);
-}
-
-int swap_open_area(const char *path, bool create, Failure *reterr) {
-        Failure f = FAILURE_INIT;
-        bool is_root = false;
-        int area = area_open(path, create, NULL, &is_root, &f);
-
-        if (area < 0 && !is_root) {
-                /* Nobody takes a snapshot here. */
-                if (f.code == FAIL_SNAPSHOT_FAILED)
-                        f.code = FAIL_NOT_RESTORABLE;
-                return fail_set(reterr, f.code, f.errnum, "%s", f.text);
-        }
-        if (!is_root)
-                return area;
-        fd_close(area);
-        return fail_set(reterr, FAIL_NOT_RESTORABLE, EBUSY,
-                        "%s is the root of its mount and cannot be exchanged; restore it aside "
-                        "with --into",
-                        path);
-}
-
-static int place_open(const IntentPath *p, Place *ret, Failure *reterr) {
-        _cleanup_free_ char *dir = strdup(p->path);
-
-        if (!dir)
-                return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", p->path);
-        ret->name = strrchr(p->path, '/') + 1;
-        *strrchr(dir, '/') = 0;
-        ret->parent = fd_open_absolute(*dir ? dir : "/", O_RDONLY | O_DIRECTORY);
-        if (ret->parent < 0)
-                return fail_errno(reterr, FAIL_NOT_RESTORABLE, -ret->parent,
-                                  "%s, the directory of %s", *dir ? dir : "/", p->path);
-        ret->area = swap_open_area(p->path, false, reterr);
-        return ret->area < 0 ? ret->area : 0;
+/* The two directories between which its trees change places. */
+static int place_open(const IntentPath *p, Target *ret, Failure *reterr) {
+        return target_open(p->path, p->mount, false, ret, reterr);
 }
 
 static TreeId *coming(IntentPath *p, bool want_new) {
@@ -89,9 +49,12 @@ static TreeId *leaving(IntentPath *p, bool want_new) {
 static int identify(Intent *i, bool want_new, Failure *reterr) {
         for (size_t k = 0; k < i->n_paths; k++) {
                 IntentPath *p = &i->paths[k];
-                _cleanup_(place_done) Place place = PLACE_INIT;
+                _cleanup_(target_done) Target place = TARGET_INIT;
                 TreeId staged, live;
-                int r = place_open(p, &place, reterr);
+                int r = swap_mount_look(p, reterr);
+
+                if (r >= 0)
+                        r = place_open(p, &place, reterr);
 
                 if (r >= 0)
                         r = tree_identify(place.area, p->stage, &staged, reterr);
@@ -102,6 +65,8 @@ static int identify(Intent *i, bool want_new, Failure *reterr) {
                 if (!tree_id_equal(&staged, coming(p, want_new)))
                         return fail_set(reterr, FAIL_NOT_RESTORABLE, ESTALE,
                                         "the tree kept for %s is not there any more", p->path);
+                if (p->mount && (r = swap_mount_check(p, &live, &staged, reterr)) < 0)
+                        return r;
                 if (live.kind == TREE_OTHER)
                         return fail_set(reterr, FAIL_NOT_RESTORABLE, EINVAL,
                                         "%s is neither file nor directory; move it away first",
@@ -111,12 +76,17 @@ static int identify(Intent *i, bool want_new, Failure *reterr) {
         return 0;
 }
 
+/* A mounted subvolume that is not mounted now is not at its path. */
+static bool is_seen(const IntentPath *p) {
+        return !p->mount || p->mount->wanted;
+}
+
 /* Nobody can hold what is not there. */
 static int prove_unused(Intent *i, bool want_new, Failure *reterr) {
         int r = 0;
 
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
-                if (leaving(&i->paths[k], want_new)->kind != TREE_ABSENT)
+                if (leaving(&i->paths[k], want_new)->kind != TREE_ABSENT && is_seen(&i->paths[k]))
                         r = tree_prove_unused(i->paths[k].path, reterr);
         return r;
 }
@@ -141,7 +111,7 @@ static int carry_one(void *userdata, const char *relative) {
                           c->reterr);
 }
 
-static int open_trees(const IntentPath *p, const Place *place, int *ret_live, int *ret_staged) {
+static int open_trees(const IntentPath *p, const Target *place, int *ret_live, int *ret_staged) {
         *ret_live = fs_open_dir(place->parent, place->name);
         *ret_staged = fs_open_dir(place->area, p->stage);
         return *ret_live < 0 || *ret_staged < 0 ? -ENOTDIR : 0;
@@ -166,7 +136,7 @@ static int rules_of(const IntentPath *p, Globs **ret, Failure *reterr) {
 
 /* Copies what must be copied and names what will be renamed. The live tree is only read here. */
 static int plan_carry(Work *w, IntentPath *p, Failure *reterr) {
-        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_(target_done) Target place = TARGET_INIT;
         _cleanup_close_ int live = -1, staged = -1;
         _cleanup_(globs_freep) Globs *rules = NULL;
         Carry c = { .work = w, .path = p, .reterr = reterr };
@@ -209,7 +179,7 @@ static void forget_moves(Intent *i) {
 
 /* Moves the excluded paths from the live tree into the staged one, or back. */
 static int move_excluded(IntentPath *p, bool back, Failure *reterr) {
-        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_(target_done) Target place = TARGET_INIT;
         _cleanup_close_ int live = -1, staged = -1;
         int r = 0;
 
@@ -234,7 +204,7 @@ static int move_excluded(IntentPath *p, bool back, Failure *reterr) {
 typedef enum Position { POSITION_UNKNOWN, POSITION_OLD, POSITION_NEW, POSITION_BOTH } Position;
 
 static int find_position(const IntentPath *p, Position *ret, Failure *reterr) {
-        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_(target_done) Target place = TARGET_INIT;
         TreeId live;
         int r = place_open(p, &place, reterr);
 
@@ -261,7 +231,7 @@ static int is_strange(const IntentPath *p, Failure *reterr) {
 }
 
 static int exchange(IntentPath *p, bool want_new, Failure *reterr) {
-        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_(target_done) Target place = TARGET_INIT;
         Position at;
         int r;
 
@@ -281,7 +251,7 @@ static int exchange(IntentPath *p, bool want_new, Failure *reterr) {
 
 /* Somebody put something else there: fine only as long as what was to come is still staged. */
 static int check_untouched(const IntentPath *p, const TreeId *staged_id, Failure *reterr) {
-        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_(target_done) Target place = TARGET_INIT;
         TreeId staged;
         int r = place_open(p, &place, reterr);
 
@@ -299,15 +269,17 @@ static int undo(Intent *i, bool want_new, Failure *reterr) {
 
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++) {
                 r = find_position(&i->paths[k], &at, reterr);
-                if (r >= 0 && at == arrived)
-                        r = exchange(&i->paths[k], !want_new, reterr);
-                else if (r >= 0 && at == POSITION_UNKNOWN)
+                if (r >= 0 && at == arrived) {
+                        r = swap_mount_away(&i->paths[k], reterr);
+                        if (r >= 0)
+                                r = exchange(&i->paths[k], !want_new, reterr);
+                } else if (r >= 0 && at == POSITION_UNKNOWN)
                         r = check_untouched(&i->paths[k], coming(&i->paths[k], want_new), reterr);
                 step("undone");
         }
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
                 r = move_excluded(&i->paths[k], true, reterr);
-        return r;
+        return r < 0 ? r : swap_mount_back(i, reterr);
 }
 
 /* What could not be written did not come about: the intent stays what it is on disk. */
@@ -332,11 +304,13 @@ static int exchange_all(Intent *i, bool want_new, Failure *reterr) {
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
                 r = move_excluded(&i->paths[k], false, reterr);
         step("carried");
+        for (size_t k = 0; r >= 0 && k < i->n_paths; k++)
+                r = swap_mount_away(&i->paths[k], reterr);
         for (size_t k = 0; r >= 0 && k < i->n_paths; k++) {
                 r = exchange(&i->paths[k], want_new, reterr);
                 step("exchanged");
         }
-        return r;
+        return r < 0 ? r : swap_mount_back(i, reterr);
 }
 
 /* All that can be done before anything is touched. */
@@ -400,13 +374,17 @@ static int clear_failure(Failure *f) {
  * The area alone, as far as it still is: the directory of a path may have been removed since. Fills
  * `ret` with the nearest directory that is there; its area is -1 if there is none.
  */
-static int kept_place_open(const IntentPath *p, Place *ret, Failure *reterr) {
+static int kept_place_open(const IntentPath *p, Target *ret, Failure *reterr) {
         _cleanup_free_ char *target = strdup(p->path), *dir = NULL;
         char *slash;
         int r;
 
         if (!target)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", p->path);
+        if (p->mount) {
+                r = place_open(p, ret, reterr);
+                return r == -ENOENT && ret->parent >= 0 ? clear_failure(reterr) : r;
+        }
         for (;;) {
                 slash = strrchr(target, '/');
                 free(dir);
@@ -419,19 +397,21 @@ static int kept_place_open(const IntentPath *p, Place *ret, Failure *reterr) {
         if (ret->parent < 0)
                 return fail_errno(reterr, FAIL_NOT_RESTORABLE, -ret->parent,
                                   "%s, the directory of %s", dir ? dir : "", target);
-        r = ret->area = swap_open_area(target, false, reterr);
+        r = ret->area = target_open_area(target, false, reterr);
         return r == -ENOENT ? clear_failure(reterr) : r < 0 ? r : 0;
 }
 
 static int remove_stage(const IntentPath *p, Failure *reterr) {
         _cleanup_free_ char *check = text_printf("%s" SWAP_CHECK_SUFFIX, p->stage);
-        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_(target_done) Target place = TARGET_INIT;
         int r = check ? kept_place_open(p, &place, reterr)
                       : fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "%s", p->stage);
 
         if (r < 0 || place.area < 0)
                 return r;
         r = tree_remove(place.area, check, NULL, NULL, reterr);
+        if (r >= 0 && p->mount)
+                r = hot_remove_inside(place.area, p->stage, reterr);
         if (r >= 0)
                 r = tree_remove(place.area, p->stage, NULL, NULL, reterr);
         if (r >= 0 && (r = fs_sync(place.area)) < 0)
@@ -487,7 +467,7 @@ static int area_was_replaced(Work *w, const Intent *i, const IntentPath *p, Fail
  */
 static int check_kept_path(Work *w, const Intent *i, const IntentPath *p, Failure *reterr) {
         const TreeId *kept = i->before == INTENT_ACTIVE ? &p->old_id : &p->new_id;
-        _cleanup_(place_done) Place place = PLACE_INIT;
+        _cleanup_(target_done) Target place = TARGET_INIT;
         TreeId staged;
         int r;
 
@@ -516,7 +496,7 @@ static int check_kept(Work *w, const Intent *i, Failure *reterr) {
 
 int swap_check_live(const Intent *i, Failure *reterr) {
         for (size_t k = 0; k < i->n_paths; k++) {
-                _cleanup_(place_done) Place place = PLACE_INIT;
+                _cleanup_(target_done) Target place = TARGET_INIT;
                 TreeId live;
                 int r = place_open(&i->paths[k], &place, reterr);
 
@@ -559,7 +539,7 @@ static int abandon_interrupted(Work *w, Intent *i, Failure *reterr) {
 /* A rename that survived the death of its worker is not yet one that survives a power cut. */
 static int sync_places(const Intent *i, Failure *reterr) {
         for (size_t k = 0; k < i->n_paths; k++) {
-                _cleanup_(place_done) Place place = PLACE_INIT;
+                _cleanup_(target_done) Target place = TARGET_INIT;
                 int r = place_open(&i->paths[k], &place, reterr);
 
                 if (r >= 0 && (r = fs_sync(place.parent)) >= 0)
@@ -587,6 +567,8 @@ static int recover_swap(Work *w, Intent *i, Failure *reterr) {
         if (n_arrived == i->n_paths) {
                 int r = sync_places(i, reterr);
 
+                if (r >= 0)
+                        r = swap_mount_back(i, reterr);
                 if (r < 0)
                         return r;
                 intent_log_recovered(i, "it was interrupted after the swap, which is complete");

@@ -16,12 +16,6 @@
  */
 int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr);
 
-/*
- * Opens the area where the trees of `path` are staged and kept. FAIL_NOT_RESTORABLE when the path
- * cannot be exchanged at all: the root of a mount, a link. fd or negative.
- */
-int swap_open_area(const char *path, bool create, Failure *reterr);
-
 /* What stands beside a staged database while it is checked; removed with it. */
 #define SWAP_CHECK_SUFFIX ".check"
 

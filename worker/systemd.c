@@ -6,8 +6,11 @@
 #include "worker/systemd.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-bus.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -16,11 +19,13 @@
 #define NAME    "org.freedesktop.systemd1"
 #define ROOT    "/org/freedesktop/systemd1"
 #define MANAGER NAME ".Manager"
+#define SOCKET  "/run/systemd/private"
 #define SLICE   (100 * USEC_PER_MSEC) /* how often an interruption is looked for */
 #define ANSWER  (60 * USEC_PER_SEC)   /* a reload of many units takes its time */
 
 struct Systemd {
         sd_bus *bus;
+        bool direct;  /* to systemd itself, without names */
         char *job;    /* the path that is waited for, NULL: none */
         char *result; /* systemd's word for how it ended */
 };
@@ -51,22 +56,39 @@ static int on_job_removed(sd_bus_message *m, void *userdata, sd_bus_error *reter
 
 /* Without a subscriber systemd keeps its signals to itself. */
 static int subscribe(Systemd *s) {
-        int r = sd_bus_match_signal(s->bus, NULL, NAME, ROOT, MANAGER, "JobRemoved", on_job_removed,
-                                    s);
+        int r = sd_bus_match_signal(s->bus, NULL, s->direct ? NULL : NAME, ROOT, MANAGER,
+                                    "JobRemoved", on_job_removed, s);
 
         return r < 0 ? r
                      : sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "Subscribe", NULL, NULL,
                                           NULL);
 }
 
-int systemd_open(Systemd **ret, Failure *reterr) {
+static int connect_directly(Systemd *s) {
+        int r = access(SOCKET, F_OK) < 0 ? -errno : sd_bus_new(&s->bus);
+
+        s->direct = true;
+        if (r >= 0)
+                r = sd_bus_set_address(s->bus, "unix:path=" SOCKET);
+        return r < 0 ? r : sd_bus_start(s->bus);
+}
+
+/* A bus that is there and does not know systemd means that there is none for us. */
+static int connect_to(Systemd *s, bool early) {
+        int r = sd_bus_open_system(&s->bus);
+
+        if (r >= 0)
+                return sd_bus_get_name_creds(s->bus, NAME, 0, NULL);
+        return early ? connect_directly(s) : r;
+}
+
+static int open_it(bool early, Systemd **ret, Failure *reterr) {
         _cleanup_(systemd_closep) Systemd *s = calloc(1, sizeof(*s));
         int r;
 
         if (!s)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "systemd");
-        r = sd_bus_open_system(&s->bus);
-        if (r < 0 || sd_bus_get_name_creds(s->bus, NAME, 0, NULL) < 0)
+        if (connect_to(s, early) < 0)
                 return -ENOENT;
         (void) sd_bus_set_method_call_timeout(s->bus, ANSWER); /* fails for 0 alone */
         r = subscribe(s);
@@ -74,6 +96,32 @@ int systemd_open(Systemd **ret, Failure *reterr) {
                 return refuse(reterr, r, NULL, "cannot listen to it");
         *ret = TAKE_PTR(s);
         return 0;
+}
+
+int systemd_open(Systemd **ret, Failure *reterr) {
+        return open_it(false, ret, reterr);
+}
+
+int systemd_open_early(Systemd **ret, Failure *reterr) {
+        return open_it(true, ret, reterr);
+}
+
+char *systemd_mount_unit(const char *point) {
+        static const char plain[] =
+                "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.";
+        char *name = calloc(4 * strlen(point) + sizeof(".mount"), 1), *to = name;
+
+        if (!name)
+                return NULL;
+        for (const char *c = point + 1; *c; c++)
+                if (*c == '/')
+                        *to++ = '-';
+                else if (strchr(plain, *c) && !(*c == '.' && c == point + 1))
+                        *to++ = *c;
+                else
+                        to += sprintf(to, "\\x%02x", (unsigned char) *c);
+        strcpy(point[1] ? to : stpcpy(name, "-"), ".mount");
+        return name;
 }
 
 void systemd_close(Systemd *s) {
@@ -105,12 +153,15 @@ int systemd_enable(Systemd *s, const char *unit, bool enable, Failure *reterr) {
 static int begin_job(Systemd *s, SystemdAction action, const char *unit, Failure *reterr) {
         static const char *const methods[] = { [SYSTEMD_START] = "StartUnit",
                                                [SYSTEMD_STOP] = "StopUnit",
-                                               [SYSTEMD_RESTART] = "RestartUnit" };
+                                               [SYSTEMD_RESTART] = "RestartUnit",
+                                               [SYSTEMD_START_ALONE] = "StartUnit",
+                                               [SYSTEMD_STOP_ALONE] = "StopUnit" };
+        bool alone = action == SYSTEMD_START_ALONE || action == SYSTEMD_STOP_ALONE;
         _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
         _cleanup_message_ sd_bus_message *reply = NULL;
         const char *path;
         int r = sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, methods[action], &error, &reply,
-                                   "ss", unit, "replace");
+                                   "ss", unit, alone ? "ignore-dependencies" : "replace");
 
         if (r >= 0)
                 r = sd_bus_message_read(reply, "o", &path);

@@ -19,6 +19,8 @@ typedef struct Systemd Systemd;
  * that means is the caller's to say.
  */
 int systemd_open(Systemd **ret, Failure *reterr);
+/* As above; early in boot, where there is no bus yet, over systemd's own socket. */
+int systemd_open_early(Systemd **ret, Failure *reterr);
 void systemd_close(Systemd *s);
 DEFINE_CLEANUP(Systemd *, systemd_close);
 
@@ -28,7 +30,17 @@ int systemd_reload(Systemd *s, Failure *reterr);
 /* "systemctl enable" and "disable", without starting or stopping. */
 int systemd_enable(Systemd *s, const char *unit, bool enable, Failure *reterr);
 
-typedef enum SystemdAction { SYSTEMD_START, SYSTEMD_STOP, SYSTEMD_RESTART } SystemdAction;
+/* The _ALONE ones leave all other units as they are, and wait for none. */
+typedef enum SystemdAction {
+        SYSTEMD_START,
+        SYSTEMD_STOP,
+        SYSTEMD_RESTART,
+        SYSTEMD_START_ALONE,
+        SYSTEMD_STOP_ALONE,
+} SystemdAction;
+
+/* The name of the unit of a mount point, an absolute clean path: owned, NULL if out of memory. */
+char *systemd_mount_unit(const char *point);
 
 /*
  * Runs one action and waits for its job. FAIL_INTERNAL naming the unit and systemd's word for how

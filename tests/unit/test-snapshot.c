@@ -152,7 +152,7 @@ static void test_find_refuses(void **state) {
 static void test_bound_subvolume(void **state) {
         Fixture *f = *state;
         _cleanup_free_ char *bound = loopfs_join(f->fs, "bound");
-        _cleanup_free_ char *image = loopfs_join(f->fs, "bound/.holdpoint/hot.x.0/uploads/deep/a");
+        _cleanup_free_ char *image = loopfs_join(f->fs, ".holdpoint/hot.x.0/uploads/deep/a");
         _cleanup_(volume_freep) Volume *v = NULL, *direct = find(f->back, SNAPSHOT_AUTO);
         _cleanup_(snapshot_freep) Snapshot *s = NULL;
 
