@@ -36,5 +36,7 @@ mount -t hostfs none /mnt/guest/host -o "$RUN/share" || fail "no hostfs"
 mount -t proc proc /mnt/guest/proc
 mount -t sysfs sysfs /mnt/guest/sys
 mount -t devtmpfs dev /mnt/guest/dev
+# systemd would do this, but takes the guest for a container where the host is one: units follow the host's mounts.
+mount --make-rshared /mnt/guest || fail "no shared root"
 [ -x /mnt/guest/lib/systemd/systemd ] || fail "no systemd"
 exec switch_root /mnt/guest /lib/systemd/systemd
