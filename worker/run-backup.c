@@ -317,6 +317,7 @@ static int store(Backup *b, Failure *reterr) {
                 r = collect_walk(&b->collect, &b->point, reterr);
         if (r >= 0)
                 r = repo_session_finish(b->session, &b->totals, reterr);
+        step("all-read");
         /* An image that overflowed meanwhile gave wrong bytes: known only now. */
         for (size_t i = 0; r >= 0 && i < b->source.n_volumes; i++)
                 r = snapshot_check(b->point.snapshots[i], reterr);

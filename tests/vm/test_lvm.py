@@ -80,19 +80,6 @@ finding() {
                  length == 1 and .[0].severity == $severity and (.[0].text | contains($words))' /tmp/report >/dev/null ||
                 fail "no $1 '$2' of $3 in $(jq -c '.findings[] | select(.check == "service.snapshot")' /tmp/report)"
 }
-
-# stopped: the worker that has stopped at its step
-stopped() {
-        local pid
-
-        for pid in $(pgrep -x holdpoint-worke); do
-                if [[ $(ps -o stat= -p "$pid") == T* ]]; then
-                        echo "$pid"
-                        return
-                fi
-        done
-        return 1
-}
 """
 
 
@@ -125,12 +112,12 @@ def test_backup_and_restore(guest, kind):
         jq -e '.status == "completed" and .consistency == "application" and
                .service_consistency == {one: "application", two: "application"} and
                .copies == ["local"]' /tmp/backup
-        # Two made, the classic one removed, the thin one deactivated and made read-only: told by the helper, of this job.
+        # Two made; the classic one removed; the thin one activated, and kept inactive and read-only: told by the helper, of this job.
         journalctl --sync
         job=$(holdpoint jobs --json | jq '[.jobs[] | select(.type == "backup")][0].id')
         told() { journalctl -o cat HOLDPOINT_JOB="$job" HOLDPOINT_BACKUP="$(jq -r .backup_id /tmp/backup)" SYSLOG_IDENTIFIER=holdpoint-lvm; }
         same "$(told | grep -o "^'[a-z]* -*[a-z]*.* done by LVM in [0-9]* us$" | cut -d"'" -f2 | cut -d' ' -f1,2 | sort | paste -sd,)" \
-                "lvchange -an,lvchange -pr,lvcreate -s,lvcreate -s,lvremove -f" "what LVM has done"
+                "lvchange -an,lvchange -ay,lvchange -pr,lvcreate -s,lvcreate -s,lvremove -f" "what LVM has done"
         clean
         same "$(ours | wc -l)" 1 "hot copies of the thin volume"
         same "$(lvs --noheadings -o lv_attr @holdpoint | tr -d ' ' | cut -c1,2,5,10)" 'Vr-k' "a thin, read-only, inactive one to be skipped"
@@ -171,35 +158,57 @@ def test_backup_and_restore(guest, kind):
 
 
 def test_one_instant(guest):
-    """Writers at full speed in two volumes; without the hold the same harness must see a torn point."""
+    """Writers at full speed in classic and thin volumes; hot copies are judged with the rest, and a snapshot grows meanwhile.
+
+    Without the hold the same harness must see a torn point.
+    """
     result = guest(LVM + """
         group
         classic one 300M
-        pool 500M
+        pool 700M
         thin two 320M
+        classic three 320M
+        thin four 300M
         data ext4 /dev/vg-a/one /srv/one
         data xfs /dev/vg-a/two /srv/two
-        mkdir /srv/one/store /srv/two/store
-        service first /srv/one/store
-        service second /srv/two/store
+        data xfs /dev/vg-a/three /srv/three
+        data ext4 /dev/vg-a/four /srv/four
+        for name in one two three four; do
+                mkdir /srv/$name/store
+                service $name /srv/$name/store
+        done
         cat >/tmp/points.py <<'END'
 import json, os, shutil, subprocess, sys
 sys.path.insert(0, "%s")
 import stores
-made = [stores.Store("one", "/srv/one/store", 65534).create(), stores.Store("two", "/srv/two/store", 33, "delete").create()]
+NAMES = ["one", "two", "three", "four"]
+made = [stores.Store(name, "/srv/%%s/store" %% name, 33 + i, "delete" if i == 1 else "wal").create() for i, name in enumerate(NAMES)]
 def point():
-    backup = json.loads(subprocess.run(["holdpoint", "create", "full", "--json"], check=True, stdout=subprocess.PIPE).stdout)
-    subprocess.run(["holdpoint", "restore", backup["backup_id"], "--into", "/tmp/out", "--from", "local"], check=True,
+    return json.loads(subprocess.run(["holdpoint", "create", "full", "--json"], check=True, stdout=subprocess.PIPE).stdout)
+def restored(backup, copy, *options):
+    subprocess.run(["holdpoint", "restore", backup["backup_id"], "--into", "/tmp/" + copy, "--from", copy, *options], check=True,
                    stdout=subprocess.DEVNULL)
-    found = [made[0].at("/tmp/out/first/srv/one/store"), made[1].at("/tmp/out/second/srv/two/store")]
-    torn = stores.judge([s.state() for s in found]) or next((d for s in found for d in s.disagreements()), None)
-    shutil.rmtree("/tmp/out")
-    return backup, torn
-os.mkdir("/tmp/out")
+def at(s, copy):
+    return s.at("/tmp/%%s/%%s%%s" %% (copy, s.name, s.root))
+def judge(backup, hot):
+    for copy in ("local", "hot"):
+        os.mkdir("/tmp/" + copy)
+    restored(backup, "local")
+    found = [[at(s, "local") for s in made]]
+    if hot:
+        for name in ("two", "four"):
+            restored(backup, "hot", "--service", name)
+        found.append([at(s, "hot" if s.name in ("two", "four") else "local") for s in made])
+    torn = next((t for t in (stores.judge([s.state() for s in f]) for f in found) if t), None)
+    torn = torn or next((d for f in found for s in f for d in s.disagreements()), None)
+    for copy in ("local", "hot"):
+        shutil.rmtree("/tmp/" + copy)
+    return torn
 with stores.Ring(made, busy_msec=60000) as ring:
     for n in range(int(sys.argv[1])):
         before = ring.rounds()
-        backup, torn = point()
+        backup = point()
+        torn = judge(backup, sys.argv[2] == "whole")
         print("point", n, backup["consistency"], "pause %%.0f ms," %% (backup["pause_usec"] / 1000), ring.rounds() - before, "rounds", torn, flush=True)
         assert ring.rounds() > before, "nobody wrote"
         if sys.argv[2] == "torn":
@@ -211,7 +220,20 @@ with stores.Ring(made, busy_msec=60000) as ring:
         assert sys.argv[2] != "torn", "all whole without the hold"
     ring.stop()
 END
+        # While the first is read, more is written beside the stores than its snapshot has room for at first.
+        step point-taken=stop,stored=stop
+        (
+                soon 300 stopped
+                dd if=/dev/urandom of=/srv/one/load bs=1M count=52 conv=fsync status=none
+                kill -CONT "$(stopped)"
+                soon 300 stopped
+                step
+                kill -CONT "$(stopped)"
+        ) &
         /usr/bin/python3 /tmp/points.py 2 whole
+        wait
+        journalctl --sync
+        journalctl -o cat SYSLOG_IDENTIFIER=holdpoint-lvm | grep -q "^'lvextend .*: done by LVM" || fail "no snapshot was extended"
         clean
         mkdir -p /etc/systemd/system/holdpoint-backup@.service.d
         printf '[Service]\\nEnvironment=HOLDPOINT_TEST_NO_HOLD=1\\n' >/etc/systemd/system/holdpoint-backup@.service.d/hold.conf
@@ -263,6 +285,17 @@ def test_overflow_and_growth(guest):
         grep -q overflowed /tmp/error
         manager ListJobs 'a{sv}' 0 | grep -q '"error_name" s "[^"]*SnapshotFull"'
         same "$(ours)" "" "snapshots that are left"
+        clean
+        # The same after the last byte was read, when no error comes any more.
+        step all-read=stop
+        holdpoint create app >/dev/null 2>/tmp/error &
+        job=$!
+        soon 120 stopped
+        write 220
+        kill -CONT "$(stopped)"
+        status 1 wait $job
+        cat /tmp/error
+        grep -q overflowed /tmp/error
         clean
         same "$(holdpoint list --json --status completed | jq .total)" 1 "completed backups"
         step
