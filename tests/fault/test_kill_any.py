@@ -307,7 +307,7 @@ def test_helper_killed_at_any_time(site):
     for n in range(STEPS * 2 // 3):
         site.change()
         live = {name: content(os.path.join(site.top, name)) for name in ("root.db", "owned/owned.db")}
-        mode, delay = rng.choice((("hold", 0.05), ("image", 0.02)))
+        mode, delay = (("hold", 0.05), ("image", 0.015))[n % 2]
         with doomed_helpers(site, mode, rng.uniform(0, delay)) as killed:
             done = m.call("create", "app", "--json")
             was_killed = killed()
@@ -323,6 +323,7 @@ def test_helper_killed_at_any_time(site):
         for name in set(live) - set(bad):
             with tempfile.TemporaryDirectory(dir=site.fs.path) as out:
                 m.cli("restore", row["backup_id"], "--path", name, "--into", out, "--from", rng.choice(("hot", "local")), "--allow-partial")
+                assert os.listdir(out) == [os.path.basename(name)], "recovered: no log beside it"
                 assert content(os.path.join(out, os.path.basename(name))) == live[name], (name, outcomes[-1])
     print(outcomes)
     assert sum(was_killed for *_, was_killed, _ in outcomes) >= STEPS // 6
