@@ -107,3 +107,52 @@ def test_of_another_machine(site, install):
         put(site, other.machine.state)
         check(site)
         assert site.machine.call("show", foreign).returncode == 5
+
+
+CACHES = {"index": ("index.db", "index.db-wal", "index.db-shm"), "base": ("base/app", "base/app.databases"),
+          "all": ("index.db", "index.db-wal", "index.db-shm", "index.seal", "base/app", "base/app.databases", "hot", "verified")}
+
+
+def spoil(site, older, caches, how):
+    """The worker's caches, all in one way: gone, cut short, or those of another day."""
+    for name in CACHES[caches]:
+        path, source = os.path.join(site.machine.worker_state, name), os.path.join(older, name)
+        if how == "short":
+            for top, _, names in os.walk(path) if os.path.isdir(path) else [(os.path.dirname(path), [], [os.path.basename(path)])]:
+                for n in names:
+                    damage(os.path.join(top, n), "short")
+            continue
+        (shutil.rmtree if os.path.isdir(path) else lambda p: os.path.exists(p) and os.unlink(p))(path)
+        if how == "older" and os.path.exists(source):
+            (shutil.copytree if os.path.isdir(source) else shutil.copy2)(source, path)
+
+
+@pytest.mark.parametrize("how", ["gone", "short", "older"])
+def test_together_with_what_the_workers_remember(site, how):
+    """The agent's copy and the workers' caches are wrong at once: both are put right, and nothing is stored again."""
+    m = site.machine
+    site.create("app")
+    m.agent.stop()
+    older = os.path.join(save(site, "older-" + how), "worker-state")
+    shutil.copytree(m.worker_state, older)
+    m.agent.start(m.bus)
+    with open(os.path.join(site.fs.path, "app", "f-" + how), "wb") as f:
+        f.write(os.urandom(300000))
+    verified = site.create("app")["backup_id"]
+    m.cli("verify", verified)
+    for caches in CACHES:
+        m.agent.stop()
+        if how == "older":
+            put(site, os.path.dirname(older))
+        else:
+            for name in FILES:
+                damage(os.path.join(m.state, name), how)
+        spoil(site, older, caches, how)
+        check(site)
+        backup = site.create("app")
+        assert (backup["read_bytes"], backup["new_bytes"] < 65536) == (0, True)
+        assert backup["checksum"] == m.json("show", verified)["checksum"]
+        for one in (verified, backup["backup_id"]):
+            m.cli("verify", one, "--depth", "data")
+        first, second = m.json("list", "--limit", "2")["backups"]
+        assert first["backup_id"] == backup["backup_id"] and second["new_bytes"] < 65536, "the run that put it right stored nothing again"
