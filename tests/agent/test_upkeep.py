@@ -3,6 +3,7 @@
 The workers' clock is the test's: days pass as it says."""
 
 import os
+import random
 import shutil
 import uuid
 
@@ -124,6 +125,45 @@ def test_retention_of_schedules(site):
     # Without its schedule a backup is like one by hand.
     shutil.rmtree(os.path.join(site.machine.units, "holdpoint@long.timer.d"))
     assert site.prune(12)["backups"] == [long[0]]
+
+
+def defaults(site, text):
+    with open(site.machine.defaults, "w") as f:
+        f.write(text)
+
+
+def test_days_of_the_defaults_file(site):
+    """BACKUP_RETENTION_DAYS= is what prune goes by, as long as the configuration says nothing."""
+    backups = [site.create(day) for day in (0, 2, 4, 6, 8)]
+    defaults(site, "BACKUP_RETENTION_DAYS=7\n")
+    assert site.prune(8)["backups"] == []  # [Retention] Days=10 stands in holdpoint.conf
+    site.config("")
+    assert site.prune(8)["backups"] == backups[:1]
+    defaults(site, "")
+    assert site.prune(8)["backups"] == []  # 30, as without both
+    defaults(site, "BACKUP_RETENTION_DAYS=5\n")
+    assert site.prune(8)["backups"] == backups[1:2]
+
+
+def test_level_of_the_defaults_file(site):
+    """BACKUP_COMPRESSION_LEVEL= is how packs are written; the configuration, and who asks for a backup, know better."""
+    rng = random.Random(1)
+    words = [rng.randbytes(rng.randrange(3, 9)).hex() for _ in range(3000)]
+
+    def stored(*arguments):
+        """The same kind of text each time, of which nothing is stored yet."""
+        site.write("text", (" ".join(rng.choice(words) for _ in range(100000)) + "\n").encode())
+        return site.machine.json("create", "app", *arguments)["new_bytes"]
+    size = {}
+    site.config("")
+    for level in (0, 1, 9):
+        defaults(site, "BACKUP_COMPRESSION_LEVEL=%d\n" % level)
+        size[level] = stored()
+    assert size[0] > 1000000 > 1.5 * size[1] and size[1] > size[9]
+    defaults(site, "BACKUP_COMPRESSION_LEVEL=0\n")
+    assert stored("--compression-level", "9") < size[1]
+    site.machine.write_config("CompressionLevel=9\n")
+    assert stored() < size[1] and stored("--compression-level", "0") > size[1] * 1.5
 
 
 def test_last_good_one_is_whole_and_sound(site):
