@@ -460,3 +460,26 @@ def test_overdue_comes_with_time(rig, wallclock):
     assert bus.get("Overdue") == ["alpha", "beta"]
     rig.completed(created_at=text(time.time() + 27 * 3600))
     assert bus.get("Overdue") == ["beta"]
+
+
+def test_a_finished_object_stays_five_minutes(rig, wallclock):
+    """Then it goes, and its record stays; by no clock that anybody sets."""
+    bus = rig.start()
+    rig.completed()
+    job, = (j["job"] for j in bus.call("ListJobs", "a{sv}", [{"type": variant("s", "backup")}]))
+
+    def objects():
+        return bus.call("GetManagedObjects", interface="org.freedesktop.DBus.ObjectManager")
+    wallclock(real=DAY, boot=DAY)
+    assert bus.get("State", job, JOB) == "finished" and job in objects()
+    wallclock(monotonic=290)
+    bus.call("GetStatus", "a{sv}", [{}])
+    assert bus.get("Result", job, JOB) == "done" and job in objects()
+    wallclock(monotonic=302)
+    bus.call("GetStatus", "a{sv}", [{}])  # something that happens
+    assert JOB in bus.wait_signal("InterfacesRemoved", lambda _, b: b[0] == job)[1]
+    assert job not in objects()
+    with pytest.raises(BusError):
+        bus.get("State", job, JOB)
+    record = bus.call("GetJob", "u", [int(job.rpartition("_")[2])])
+    assert (record["job"], record["state"], record["result"]) == (job, "finished", "done")

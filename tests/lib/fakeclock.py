@@ -45,12 +45,12 @@ class WallClock:
         holdpoint.run("gcc", "-shared", "-fPIC", "-o", module, os.path.join(holdpoint.TOP, "tests/lib/wallclock.c"), "-ldl")
         os.chmod(module, 0o755)
         with open(self.path, "wb") as f:
-            f.write(bytes(16))
+            f.write(bytes(24))
         os.chmod(self.path, 0o644)
         for program in programs:
             program.environment = dict(program.environment, WALLCLOCK=self.path,
                                        LD_PRELOAD=preload(machine.workers.install.agent, module))
 
-    def set(self, real=0, boot=0):
+    def set(self, real=0, boot=0, monotonic=0):
         with open(self.path, "r+b") as f:
-            f.write(struct.pack("=qq", real, boot))
+            f.write(struct.pack("=qqq", real, boot, monotonic))

@@ -1,6 +1,7 @@
 /*
- * Preloaded into an agent: its real time and its time since boot are off by so many seconds as the
- * file $WALLCLOCK says (two numbers of eight bytes). The machine's clock stays as it is.
+ * Preloaded into an agent: its real time, its time since boot and its monotonic time are off by so
+ * many seconds as the file $WALLCLOCK says (three numbers of eight bytes). The machine's clock stays
+ * as it is, and so do the kernel's timers: a loop sees that one is due when something else wakes it.
  */
 
 #define _GNU_SOURCE
@@ -12,7 +13,7 @@
 #include <time.h>
 
 static const volatile int64_t *shift(void) {
-        static const int64_t none[2] = { 0, 0 };
+        static const int64_t none[3] = { 0, 0, 0 };
         static const volatile int64_t *mapped;
         const char *path = getenv("WALLCLOCK");
 
@@ -37,5 +38,7 @@ int clock_gettime(clockid_t id, struct timespec *ts) {
                 ts->tv_sec += shift()[0];
         if (r == 0 && id == CLOCK_BOOTTIME)
                 ts->tv_sec += shift()[1];
+        if (r == 0 && id == CLOCK_MONOTONIC)
+                ts->tv_sec += shift()[2];
         return r;
 }
