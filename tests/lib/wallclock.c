@@ -1,7 +1,8 @@
 /*
  * Preloaded into an agent: its real time, its time since boot and its monotonic time are off by so
- * many seconds as the file $WALLCLOCK says (three numbers of eight bytes). The machine's clock stays
- * as it is, and so do the kernel's timers: a loop sees that one is due when something else wakes it.
+ * many seconds as the file $WALLCLOCK says (three numbers of eight bytes). The machine's clock
+ * stays as it is, and so do the kernel's timers: a loop sees that one is due when something else
+ * wakes it.
  */
 
 #define _GNU_SOURCE
