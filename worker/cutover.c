@@ -136,6 +136,18 @@ static void let_go(Units *u, Failure *reterr) {
                 log_error("restore %s: %s", u->intent->restore_id, f.text);
 }
 
+/* Units that may not start, or are stopped with the system, say nothing about what they run on. */
+static int leave_to_boot(Units *u, Failure *reterr) {
+        Failure f = FAILURE_INIT;
+
+        if (units_release(u, &f) < 0)
+                log_error("restore %s: %s", u->intent->restore_id, f.text);
+        *reterr = FAILURE_INIT;
+        return fail_set(reterr, FAIL_INTERRUPTED, ESHUTDOWN,
+                        "the system is going down: what was swapped in is whole and stays, its "
+                        "units start with the next boot, and nobody has watched them");
+}
+
 int cutover_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
         _cleanup_(units_done) Units u = UNITS_INIT(w, i);
         IntentState before = i->state;
@@ -159,6 +171,8 @@ int cutover_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
         r = units_bring_up(&u, reterr);
         if (r >= 0)
                 r = units_watch(&u, reterr);
+        if (r < 0 && u.systemd && systemd_is_stopping(u.systemd))
+                return leave_to_boot(&u, reterr);
         return r < 0 ? give_up(&u, before, down_since_usec, reterr) : units_release(&u, reterr);
 }
 

@@ -222,6 +222,21 @@ static void raise_descriptor_limit(void) {
         (void) setrlimit(RLIMIT_NOFILE, &limit); /* the old limit does for most */
 }
 
+/*
+ * Stopped in good order (systemctl stop, a shutdown), these end at a safe point as after a cancel,
+ * and bring a swap to its end; what the others do may end anywhere. Their helpers get it unheld.
+ */
+static void hold_back_sigterm(const char *class) {
+        sigset_t set;
+
+        if (strcmp(class, "backup") != 0 && strcmp(class, "restore") != 0 &&
+            strcmp(class, "image") != 0)
+                return;
+        (void) sigemptyset(&set);
+        (void) sigaddset(&set, SIGTERM);
+        (void) sigprocmask(SIG_BLOCK, &set, NULL); /* none of them fails with these arguments */
+}
+
 int main(int argc, char **argv) {
         if (argc == 2 && strcmp(argv[1], "--version") == 0) {
                 (void) printf("holdpoint-worker %s\n", HOLDPOINT_VERSION);
@@ -241,5 +256,6 @@ int main(int argc, char **argv) {
                                "       holdpoint-worker --recover\n");
                 return 2;
         }
+        hold_back_sigterm(argv[1]);
         return serve(argv[1]);
 }

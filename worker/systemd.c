@@ -133,6 +133,15 @@ void systemd_close(Systemd *s) {
         free(s);
 }
 
+bool systemd_is_stopping(Systemd *s) {
+        _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_free_ char *state = NULL;
+
+        return sd_bus_get_property_string(s->bus, NAME, ROOT, MANAGER, "SystemState", &error,
+                                          &state) >= 0 &&
+               strcmp(state, "stopping") == 0;
+}
+
 int systemd_reload(Systemd *s, Failure *reterr) {
         _cleanup_bus_error_ sd_bus_error error = SD_BUS_ERROR_NULL;
         int r = sd_bus_call_method(s->bus, NAME, ROOT, MANAGER, "Reload", &error, NULL, NULL);

@@ -24,6 +24,9 @@ int systemd_open_early(Systemd **ret, Failure *reterr);
 void systemd_close(Systemd *s);
 DEFINE_CLEANUP(Systemd *, systemd_close);
 
+/* True if the system is going down: nothing can be started any more. False if it cannot be told. */
+bool systemd_is_stopping(Systemd *s);
+
 /* Makes systemd read its unit files again. */
 int systemd_reload(Systemd *s, Failure *reterr);
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -27,6 +28,13 @@ static void read_agent(Work *w) {
         w->canceled = true;
 }
 
+/* main() holds the signal back, and nobody takes it. */
+static bool is_told_to_end(void) {
+        sigset_t pending;
+
+        return sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) > 0;
+}
+
 static void watch(Work *w, uint64_t now) {
         if (!w->watch || now - w->watched_usec < WATCH_USEC)
                 return;
@@ -49,6 +57,10 @@ bool work_interrupted(void *work) {
         w->polled_usec = now;
         if (fd_wait_readable(w->socket, 0) > 0)
                 read_agent(w);
+        if (!w->canceled && is_told_to_end()) {
+                log_notice("the unit is being stopped: ending at the next safe point");
+                w->canceled = true;
+        }
         watch(w, now);
         return w->canceled;
 }

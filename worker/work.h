@@ -40,8 +40,8 @@ typedef struct Work {
 #define WORK_STALL_USEC (60 * USEC_PER_SEC)
 void work_set_socket(Work *w, int socket, uint64_t stall_usec);
 
-/* True once the agent said `cancel` or hung up, unless `committed`. Cheap: looks at the socket a
- * hundred times a second. */
+/* True once the agent said `cancel` or hung up, or the unit is being stopped, unless `committed`.
+ * Cheap: looks a hundred times a second. */
 bool work_interrupted(void *work);
 
 /* -ECANCELED with FAIL_CANCELED if interrupted, else 0: for use between steps. */

@@ -86,6 +86,16 @@ cut_power() {
         sleep 60
 }
 
+# shut_down: the machine is switched off in good order: services end, file systems are unmounted. The next boot is the test's.
+shut_down() {
+        mkdir -p /run/systemd/system/guest.service.d
+        printf '[Service]\nExecStopPost=\n' >/run/systemd/system/guest.service.d/stays-up.conf
+        systemctl daemon-reload
+        echo 0 >/host/status
+        systemctl --no-block poweroff
+        sleep 600
+}
+
 # pause CLASS STEP: the next worker waits at a step (base/step.h) until it gets SIGCONT. unpause: no more.
 pause() {
         mkdir -p "/etc/systemd/system/holdpoint-$1@.service.d"
