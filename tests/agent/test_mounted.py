@@ -362,6 +362,8 @@ def test_in_use(site, how):
                 holdpoint.run("mount", "--bind", os.path.join(site.data, "d0"), place)
             undo.callback(site.umount, place)
         state = site.state() if how != "inside" else None
+        plan = json.loads(site.machine.call("restore", site.backup, "--dry-run", "--json").stdout)
+        assert not plan["possible"] and (path if how == "file" else place) in " ".join(plan["holders"]), plan
         done = site.machine.call("restore", site.backup, "--yes", "--json")
         assert done.returncode == 1 and "TargetInUse" in done.stdout, done.stdout
         assert (path if how == "file" else place) in done.stdout
@@ -380,6 +382,18 @@ def test_copies_that_follow(site):
         seen = child.communicate("\n")[0].splitlines()
     assert seen == ["256", site.new[1]]
     site.settle()
+
+
+def test_old_tree_expires(site):
+    """What KeepOldDays= has passed over goes with the next backup, whose worker reaches it on the top level, too."""
+    site.restore()
+    intent = os.path.join(site.machine.worker_state, "intents", site.row()["restore_id"] + ".json")
+    facts = json.loads(read(intent))
+    facts["completed_usec"] -= 8 * 86400 * 1000000
+    write(intent, json.dumps(facts))
+    site.machine.cli("create", "site")
+    assert site.row()["state"] == "confirmed" and site.staged() == []
+    site.check_whole()
 
 
 def stopped(site, step, *command):
@@ -469,9 +483,12 @@ def test_rollback_without_its_mount(site):
     site.umount()
     site.machine.cli("rollback", "latest", "--yes")
     assert not os.path.ismount(site.data)
-    holdpoint.run("mount", "-t", "tmpfs", "none", site.data)
-    assert "NotRestorable" in site.machine.cli("rollback", "latest", "--yes", "--json", exit_code=1).stdout
-    site.umount()
+    write(site.fstab, "")
+    for argv, why in ((["-t", "tmpfs", "none"], "only a subvolume"), (["-o", "subvol=@", site.fs.device], "/@ is mounted there")):
+        holdpoint.run("mount", *argv, site.data)
+        refused = site.machine.cli("rollback", "latest", "--yes", "--json", exit_code=1).stdout
+        assert "NotRestorable" in refused and why in refused, refused
+        site.umount()
     site.mount()
     assert site.state() == site.old
     site.check_whole()
@@ -491,14 +508,14 @@ def killed(site, step, *command):
 
 
 @pytest.mark.parametrize("step,boot", [(step, boot) for i, step in enumerate(STEPS) for k, boot in enumerate(BOOTS)
-                                       if i in (2, 3, 6) or i % 3 == k])
+                                       if i in (2, 3, 5, 6) or i % 3 == k])
 def test_killed(site, step, boot):
     killed(site, step, "restore", site.backup)
     site.boot(boot)
     done = site.recover()
     assert done.returncode == 0, done.stderr
-    if boot == "bare" and not os.path.ismount(site.data):
-        site.mount()  # nothing of it was to be done
+    if (step, boot) == ("settled", "bare"):
+        site.mount()  # nothing was left to do
     assert site.state() == (site.new if STEPS.index(step) >= STEPS.index("exchanged@3") else site.old)
     site.check_whole()
     site.settle()
@@ -526,8 +543,8 @@ def test_recovery_killed(site, step, boot):
         assert site.recover(HOLDPOINT_STEP=step + "=kill").returncode in (-9, 0)
     done = site.recover()
     assert done.returncode == 0, done.stderr
-    if boot == "bare" and not os.path.ismount(site.data):
-        site.mount()
+    if (step, boot) == ("removed@1", "bare"):
+        site.mount()  # it was undone before
     assert site.state() == site.old
     site.check_whole()
     site.settle()
