@@ -335,6 +335,29 @@ int systemd_get_bool(Systemd *s,
         return 0;
 }
 
+int systemd_will_start(Systemd *s, const char *unit, bool *ret, Failure *reterr) {
+        static const char *const types[] = { "start", "restart", "try-restart" };
+        _cleanup_bus_error_ sd_bus_error ended = SD_BUS_ERROR_NULL;
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        _cleanup_free_ char *type = NULL;
+        const char *path;
+        uint32_t id;
+        int r = get(s, unit, "Unit", "Job", "(uo)", &reply, reterr);
+
+        *ret = false;
+        if (r < 0)
+                return r;
+        r = sd_bus_message_read(reply, "(uo)", &id, &path);
+        if (r < 0)
+                return refuse(reterr, r, NULL, unit);
+        if (id == 0 || sd_bus_get_property_string(s->bus, NAME, path, NAME ".Job", "JobType",
+                                                  &ended, &type) < 0)
+                return 0;
+        for (size_t i = 0; i < ELEMENTSOF(types); i++)
+                *ret = *ret || strcmp(type, types[i]) == 0;
+        return 0;
+}
+
 static int append(char **text, const char *between, const char *more) {
         char *longer = text_printf("%s%s%s", *text ?: "", *text ? between : "", more);
 

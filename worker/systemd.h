@@ -88,6 +88,9 @@ int systemd_get_bool(Systemd *s,
                      bool *ret,
                      Failure *reterr);
 
+/* Whether a job is under way after which the unit would be active. */
+int systemd_will_start(Systemd *s, const char *unit, bool *ret, Failure *reterr);
+
 /* A list of texts, joined by blanks. Owned. */
 int systemd_get_list(Systemd *s,
                      const char *unit,

@@ -141,6 +141,11 @@ static int choose_unit(Units *u, const char *name, bool *ret_active, Failure *re
         if (r < 0)
                 return r;
         *ret_active = is_up(state) && r == 0;
+        /* Stopping it takes the place of the job that would have started it again. */
+        if (!is_up(state))
+                r = systemd_will_start(u->systemd, id, ret_active, reterr);
+        if (r < 0)
+                return r;
         return intent_add_unit(u->intent, id, *ret_active) < 0
                        ? fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "units")
                        : 0;

@@ -185,7 +185,17 @@ def test_what_does_not_come_up_goes_back(guest):
         running_on 100
         same "$(starts)" $((before + 2)) "starts"
         printf '%s\\n' '[Service]' 'ExecStart=/bin/sleep infinity' >/etc/systemd/system/idle.service
+
+        # One that is just being started anew is meant to run.
+        mkdir /etc/systemd/system/app.service.d
+        printf '%s\\n' '[Service]' 'ExecStop=/bin/sleep 5' >/etc/systemd/system/app.service.d/slow.conf
         systemctl daemon-reload
+        systemctl restart --no-block app
+        soon 5 sh -c 'systemctl is-active app | grep -qx deactivating'
+        holdpoint rollback latest --yes
+        running_on 10
+        same "$(starts)" $((before + 3)) "starts"
+        rm -r /etc/systemd/system/app.service.d
 
         # What systemd does not know, or what is no check.
         sed -i s/idle.service/gone.service/ /etc/holdpoint/services.d/app.conf
@@ -194,7 +204,7 @@ def test_what_does_not_come_up_goes_back(guest):
         sed -i -e s/gone.service/idle.service/ -e s/=check.service/=idle.service/ /etc/holdpoint/services.d/app.conf
         refused restore latest --yes
         grep -q "idle.service is no oneshot" /tmp/error || fail "$(cat /tmp/error)"
-        same "$(starts)" $((before + 2)) "starts"
+        same "$(starts)" $((before + 3)) "starts"
         """, seconds=300)
 
 
