@@ -101,7 +101,7 @@ def preloaded():
 
 
 class Result:
-    """What a run left: status, output, the journal (empty when the guest died), and its folder."""
+    """What a run left: status, output, the journal (empty when the guest died; the console has its lines, too), and its folder."""
 
     def __init__(self, status, directory, seconds):
         self.status, self.directory, self.seconds = status, directory, seconds
@@ -146,7 +146,7 @@ class Guest:
         write(self.path("config/etc/fstab"), "")
         write(self.path("config/etc/hostname"), "guest\n")
         write(self.path("config/etc/systemd/journald.conf.d/guest.conf"),
-              "[Journal]\nStorage=volatile\nRateLimitBurst=0\n")
+              "[Journal]\nStorage=volatile\nRateLimitBurst=0\nForwardToConsole=yes\n")
         write(self.path("config/etc/systemd/system.conf.d/guest.conf"), "[Manager]\nShowStatus=no\n")
         for name in os.listdir("/lib/systemd/system-generators"):
             path = self.path("config/etc/systemd/system-generators", name)
