@@ -84,6 +84,12 @@ static int on_progress(Job *j, json_object *message, Failure *reterr) {
         return 0;
 }
 
+static int on_committed(Job *j, json_object *message, Failure *reterr) {
+        j->committed = true;
+        bus_job_changed(j);
+        return 0;
+}
+
 static int on_point(Job *j, json_object *message, Failure *reterr) {
         if (json_get_u64(message, "pause_usec", &j->pause_usec) < 0)
                 return malformed(reterr, "a point without its pause");
@@ -366,10 +372,10 @@ int job_events_handle(Job *j, json_object *message, Failure *reterr) {
                 const char *type;
                 int (*handle)(Job *j, json_object *message, Failure *reterr);
         } table[] = {
-                { "phase", on_phase },   { "progress", on_progress }, { "point", on_point },
-                { "backup", on_backup }, { "removed", on_removed },   { "restore", on_restore },
-                { "space", on_space },   { "keys", on_keys },         { "schedule", on_schedule },
-                { "result", on_result },
+                { "phase", on_phase },   { "progress", on_progress },   { "point", on_point },
+                { "backup", on_backup }, { "removed", on_removed },     { "restore", on_restore },
+                { "space", on_space },   { "keys", on_keys },           { "schedule", on_schedule },
+                { "result", on_result }, { "committed", on_committed },
         };
         const char *type = proto_type(message);
 

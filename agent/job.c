@@ -95,7 +95,7 @@ void job_error_name(const Job *j, char ret[128]) {
 }
 
 bool job_is_cancelable(const Job *j) {
-        return j->state == JOB_QUEUED || j->state == JOB_RUNNING;
+        return j->state == JOB_QUEUED || (j->state == JOB_RUNNING && !j->committed);
 }
 
 Job *job_find(Manager *m, uint32_t id) {
@@ -579,6 +579,9 @@ int job_cancel(Job *j, Failure *reterr) {
                                 j->id);
         if (j->state == JOB_CANCELING)
                 return 0;
+        if (j->committed)
+                return fail_set(reterr, FAIL_BUSY, EBUSY,
+                                "job %u cannot be canceled any more: it is about to end", j->id);
         if (j->state == JOB_QUEUED || j->socket < 0) {
                 (void) fail_set(&why, FAIL_CANCELED, ECANCELED, "canceled before it began");
                 job_finish(j, JOB_CANCELED, &why, NULL);

@@ -103,6 +103,7 @@ struct Job {
         json_object *summary;
         size_t summary_bytes; /* as text */
         bool has_record;      /* the worker sent the backup's record */
+        bool committed;       /* it ends by itself: it cannot be canceled any more */
         json_object *rows;    /* schedules that the worker told of; NULL: none yet */
         char schedule[SCHEDULE_NAME_MAX + 1]; /* that ran this backup; "" */
 

@@ -347,6 +347,8 @@ static int remove_dead(Prune *p, Failure *reterr) {
         if (r < 0)
                 return fail_errno(reterr, fail_code_for_write(r, FAIL_INTERNAL), -r,
                                   "cannot sync %s/backups", p->repo->path);
+        if (p->params->on_removal)
+                p->params->on_removal(p->params->userdata);
         step("condemned");
         forget_rows(p);
         step("rows-forgotten");

@@ -294,6 +294,7 @@ typedef struct RepoPruneParams {
          */
         void (*on_damage)(void *userdata, const char *object, const Failure *why);
         void (*on_progress)(void *userdata, uint64_t done, uint64_t total); /* backups; or NULL */
+        void (*on_removal)(void *userdata); /* packs go now, and nothing stops it; or NULL */
         void *userdata;
 } RepoPruneParams;
 

@@ -162,7 +162,7 @@ int cutover_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
                 work_phase(w, "swap");
                 r = swap_run(w, i, want_new, reterr);
         }
-        w->committed = true;
+        work_commit(w);
         if (r < 0) {
                 let_go(&u, reterr);
                 return r;

@@ -188,6 +188,10 @@ static int serve(const char *class) {
                 r = run_request(&w, class, &result, &summary, &f);
         if (r < 0)
                 result = r == -ECANCELED || f.code == FAIL_CANCELED ? "canceled" : "failed";
+        if (r == -ECANCELED && f.code != FAIL_CANCELED) { /* or somebody called it a failure */
+                f = FAILURE_INIT;
+                (void) fail_set(&f, FAIL_CANCELED, ECANCELED, "canceled");
+        }
         if (r < 0 && f.code == FAIL_NONE)
                 (void) fail_errno(&f, FAIL_INTERNAL, -r, "unexpected failure");
         work_result(&w, result, &f, TAKE_PTR(summary));

@@ -410,6 +410,7 @@ static int commit(Backup *b, bool partial, json_object **ret_record, Failure *re
 
         if (!facts)
                 return fail_errno(reterr, FAIL_INTERNAL, ENOMEM, "record");
+        work_commit(b->work);
         /* The hot record first: an image without a backup is swept, a backup never waits for it. */
         keep_images(b);
         step("before-record");

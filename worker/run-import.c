@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/step.h"
 #include "base/text.h"
 #include "worker/facts.h"
 #include "worker/open-repo.h"
@@ -404,6 +405,7 @@ static int commit(Import *x, json_object **ret_record, Failure *reterr) {
 
         if (!facts)
                 return out_of_memory(reterr);
+        work_commit(x->work);
         return repo_session_commit(x->session, x->backup_id, facts, &x->totals, ret_record, reterr);
 }
 
@@ -422,6 +424,7 @@ int run_import(Work *w, const char **ret_result, json_object **ret_summary, Fail
         tell_dropped(arc_untar_dropped(x.untar));
         work_phase(w, "store");
         r = store(&x, reterr);
+        step("stored");
         if (r >= 0)
                 r = work_check(w, reterr);
         if (r >= 0)

@@ -29,6 +29,10 @@ int run_delete(Work *w, const char **ret_result, json_object **ret_summary, Fail
                 return r;
         work_accepted(w);
         work_phase(w, "delete");
+        r = work_check(w, reterr);
+        if (r < 0)
+                return r;
+        work_commit(w);
         r = repo_delete(repo, id, reterr);
         if (r < 0)
                 return r;

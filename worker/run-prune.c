@@ -230,6 +230,12 @@ static void on_progress(void *userdata, uint64_t done, uint64_t total) {
         work_progress(p->work, false);
 }
 
+static void on_removal(void *userdata) {
+        Prune *p = userdata;
+
+        work_commit(p->work);
+}
+
 static json_object *ids_json(const Prune *p) {
         json_object *list = json_object_new_array();
 
@@ -261,6 +267,7 @@ static int prune_packs(Prune *p, bool dry_run, RepoPrune *ret, Failure *reterr) 
                 .wait_usec = READERS_WAIT_USEC,
                 .on_damage = on_damage,
                 .on_progress = on_progress,
+                .on_removal = on_removal,
                 .userdata = p,
         };
         int r;

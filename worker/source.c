@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
+#include "base/step.h"
 #include "base/text.h"
 
 #define SQLITE_HEADER   "SQLite format 3"
@@ -278,6 +279,7 @@ static int discover_known(void *userdata,
         SourceService *s = &d->source->services[d->source->paths[d->path].service];
 
         s->files++;
+        step("scan");
         if (S_ISDIR(local->mode) && local->ino == d->repository_ino) {
                 int r = refuse_repository(d, dir, name, reterr);
 

@@ -346,6 +346,7 @@ int swap_run(Work *w, Intent *i, bool want_new, Failure *reterr) {
                 i->state = before;
                 return r;
         }
+        work_commit(w);
         step("intent");
         r = exchange_all(i, want_new, reterr);
         if (r < 0) {

@@ -126,6 +126,15 @@ void work_accepted(Work *w) {
         send_message(w, m);
 }
 
+void work_commit(Work *w) {
+        _cleanup_json_ json_object *m = proto_new("committed");
+
+        if (w->committed)
+                return;
+        w->committed = true;
+        send_message(w, m);
+}
+
 void work_point(Work *w, uint64_t pause_usec) {
         _cleanup_json_ json_object *m = proto_new("point");
 

@@ -50,6 +50,9 @@ int work_check(Work *w, Failure *reterr);
 /* Names what is being done now; `phase` is a literal. */
 void work_phase(Work *w, const char *phase);
 
+/* From here on the job goes to its end: nothing interrupts it, and nobody is told that it could. */
+void work_commit(Work *w);
+
 /* Tells the counters of `w`, at most ten times a second (or now, with `force`). */
 void work_progress(Work *w, bool force);
 

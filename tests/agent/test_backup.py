@@ -1,6 +1,7 @@
 """What a backup holds, what it reads and stores, what it refuses, and what it leaves behind."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -492,13 +493,55 @@ def test_canceled(site):
     write(os.path.join(path, "f"), os.urandom(3 << 20))
     site.service("canceled", path)
     before = site.images(), site.packs(), site.records()
-    for step in ("held", "point-taken", "walk", "stored"):
+    for step in ("scan", "before-hold", "held", "point-taken", "sealed", "walk", "stored"):
         with site.at_step(step, "canceled") as run:
+            assert run.job()["cancelable"] is True
             site.machine.cli("cancel", run.job()["id"])
-        assert run.job()["result"] == "canceled", step
+        job = run.job()
+        assert (job["result"], job["error_name"].rpartition(".")[2]) == ("canceled", "Canceled"), (step, job)
         assert run.backup["status"] == "failed"
         assert (site.images(), site.packs(), site.records()) == before, step
-    assert site.create("canceled")["result"] == "done"
+    with site.at_step("packs-durable", "canceled") as run:
+        assert run.job()["cancelable"] is False
+        site.machine.cli("cancel", run.job()["id"], exit_code=6)
+    assert run.job()["result"] == "done" and run.backup["status"] == "completed"
+
+
+@contextlib.contextmanager
+def locked(*path):
+    fd = os.open(os.path.join(*path), os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def job_of(machine, number):
+    return next(j for j in machine.json("jobs")["jobs"] if j["id"] == number)
+
+
+def test_canceled_while_it_waits(site):
+    """For a lock that somebody else holds: of a service, of the writers, of those who read packs."""
+    m = site.machine
+    site.service("waiting", site.fs.subvolume("waiting"))
+    backup = site.create("waiting")["backup_id"]
+    before = site.images(), site.packs(), site.records()
+    for lock, *verb in (((m.worker_state, "locks", "waiting"), "create", "waiting"),
+                        ((m.repository, "backups"), "create", "waiting"),
+                        ((m.repository, "packs"), "create", "waiting"),
+                        ((m.repository, "backups"), "delete", backup, "--yes"),
+                        ((m.repository, "backups"), "prune", "--yes"),
+                        ((m.repository, "packs"), "verify", backup)):
+        with locked(*lock):
+            number = m.json(*verb, "--no-wait")["job"]
+            holdpoint.wait_until(lambda: job_of(m, number)["state"] == "running" and m.workers.pids(), "its start")
+            m.cli("cancel", str(number))
+            holdpoint.wait_until(lambda: job_of(m, number)["state"] == "finished", "its end")  # the agent has jobs of its own
+        job = job_of(m, number)
+        assert (job["result"], job["error_name"].rpartition(".")[2]) == ("canceled", "Canceled"), (lock, verb, job)
+        assert (site.images(), site.packs(), site.records()) == before, verb
+    assert m.json("delete", backup, "--yes")["result"] == "done"
 
 
 def test_a_full_repository(install):

@@ -3,12 +3,15 @@
 import contextlib
 import io
 import os
-import stat
+import signal
 import tarfile
 
+import holdpoint
 import pytest
+import sites
 import trees
 from busclient import variant
+from busrig import fails
 from test_read import Reader, reader, write  # noqa: F401
 
 ABSOLUTE = "app/srv/data"
@@ -28,10 +31,6 @@ def start(reader, btrfs):
     write(top + "/file", b"own")
     reader.machine.write_service("own", top)
     return reader.backup("own")
-
-
-def count_backups(reader):
-    return reader.machine.json("list", "--service", "all")["total"]
 
 
 class Archive:
@@ -250,16 +249,50 @@ def test_acls_of_nobody(reader, btrfs):
     assert "4 privileges, devices and special attributes were left out" in done.stderr, done.stderr
 
 
-def test_cancel(reader, btrfs):
-    """A stream that does not go on is no reason to wait."""
+def state_of(reader):
+    """All that is kept of backups: files of the repository and of the worker, and what the list says."""
+    found = [os.path.join(top, name) for place in (reader.machine.repository, reader.machine.worker_state)
+             for top, _, names in os.walk(place) for name in names if not name.startswith("index.")]
+    rows = reader.machine.json("list", "--service", "all", "--status", "completed")["backups"]
+    return sorted(found), [row["backup_id"] for row in rows]
+
+
+def cancel(reader, job):
+    reader.bus.call("Cancel", "a{sv}", [{}], path=job, interface="org.holdpoint.Backup1.Job")
+    assert reader.bus.wait_job(job, 30)[0] == "canceled"
+    assert reader.error(job) == "Canceled"
+
+
+@pytest.mark.parametrize("part", [0, 100, 1 << 20])
+def test_cancel(reader, btrfs, part):
+    """A stream that does not go on is no reason to wait, before its first byte and after a MiB of content."""
     start(reader, btrfs)
-    before = count_backups(reader)
+    archive = Archive(os.path.join(btrfs.base, "archive")).base().add(ABSOLUTE + "/big", os.urandom(2 << 20)).done()
+    before = state_of(reader)
     r, w = os.pipe()
     _, job = reader.bus.call("ImportBackup", "hsa{sv}", [0, "slow", {}], fds=[r])
     os.close(r)
-    os.write(w, b"\0" * 100)
-    reader.bus.call("Cancel", "a{sv}", [{}], path=job, interface="org.holdpoint.Backup1.Job")
-    assert reader.bus.wait_job(job, 30)[0] == "canceled"
+    with open(archive, "rb") as f:
+        os.write(w, f.read(part))  # more than a pipe holds: the worker has taken it
+    cancel(reader, job)
     os.close(w)
-    assert count_backups(reader) >= before
-    assert stat.S_ISREG(os.stat(reader.machine.etc + "/holdpoint.conf").st_mode)
+    assert state_of(reader) == before
+
+
+def test_cancel_when_all_has_come(reader, btrfs):
+    start(reader, btrfs)
+    archive = Archive(os.path.join(btrfs.base, "archive")).base().add(ABSOLUTE + "/big", os.urandom(2 << 20)).done()
+    before = state_of(reader)
+    for step, result in (("stored", "canceled"), ("packs-durable", "done")):
+        reader.machine.workers.restart("backup", HOLDPOINT_STEP=step + "=stop")
+        with open(archive, "rb") as f:
+            _, job = reader.bus.call("ImportBackup", "hsa{sv}", [0, "stopped", {}], fds=[f.fileno()])
+        pid = holdpoint.wait_until(lambda: next((p for p in reader.machine.workers.pids() if sites.is_stopped(p)), None), step, 30)
+        call = ("Cancel", "a{sv}", [{}], job, "org.holdpoint.Backup1.Job")
+        if result == "canceled":
+            reader.bus.call(*call)
+        else:
+            fails("Busy", reader.bus.call, *call)
+        os.kill(pid, signal.SIGCONT)
+        assert reader.bus.wait_job(job, 30)[0] == result
+        assert (state_of(reader) == before) is (result == "canceled")

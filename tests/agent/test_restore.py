@@ -15,6 +15,7 @@ import subprocess
 
 import holdpoint
 import pytest
+import sites
 import trees
 
 OWNER = 34
@@ -535,6 +536,23 @@ def test_cancel_while_staging(site, aside):
     assert site.compare(damaged) == []
     assert site.staged() == []
     assert not os.path.exists(os.path.join(into, "site"))
+
+
+def test_cancel_comes_too_late(site):
+    """The exchange goes to its end, and says so."""
+    m = site.machine
+    site.damage()
+    m.workers.restart("restore", HOLDPOINT_STEP="intent=stop")
+    m.json("restore", site.backup["backup_id"], "--service", "site", "--yes", "--no-wait")
+    pid = holdpoint.wait_until(lambda: next((p for p in m.workers.pids() if sites.is_stopped(p)), None), "the step", 30)
+    job = next(j for j in m.json("jobs")["jobs"] if j["state"] == "running")
+    assert job["cancelable"] is False and job["phase"] == "swap"
+    m.cli("cancel", job["id"], exit_code=6)
+    os.kill(pid, signal.SIGCONT)
+    holdpoint.wait_until(lambda: not [j for j in m.json("jobs")["jobs"] if j["state"] != "finished"], "the end")
+    assert next(j for j in m.json("jobs")["jobs"] if j["id"] == job["id"])["result"] == "done"
+    m.workers.restart("restore")
+    m.json("confirm", "latest", "--yes")
 
 
 def test_another_worker_on_the_service(site):

@@ -23,7 +23,7 @@ ADVICE = {
     "InvalidArgument": "A malformed id, an unknown option, a value out of range: the message names it.",
     "ConfigurationInvalid": "The message is `file:line: what, and what is allowed`. `holdpointd --check-config` says the same.",
     "NotConfirmed": "A restore replaces live data: `confirm` must be true on the bus; `--yes` or an answer on the command line.",
-    "Busy": "Another job works on the same service or uses the same backup: wait for it, or cancel it.",
+    "Busy": "Another job works on the same service or uses the same backup: wait for it, or cancel it. Or a job is too near to its end to be canceled.",
     "QueueFull": "`MaxQueuedJobs=` or `MaxQueuedJobsPerUser=` is reached: try later.",
     "HoldTimeout": "With `OnTimeout=fail`: a writer kept its lock longer than `LockTimeoutMSec=`. Nothing was changed.",
     "SnapshotFailed": "The file system refused, or the path has none of the kind that `Snapshot=` asks for, or a subvolume "
