@@ -334,21 +334,28 @@ def test_leftovers(guest):
         step
         swept() { [[ $(ours) == theirs ]]; }
         soon 120 swept
-        same "$(holdpoint jobs --json | jq -r '[.jobs[] | select(.type == "reconcile")][0].result')" "done" "the sweep"
+        settled() { [[ $(holdpoint jobs --json | jq -r '[.jobs[] | select(.type == "reconcile")][0].result') == "done" ]]; }
+        soon 60 settled
         lvs "vg-a/holdpoint-hot.$id.0" vg-a/keep-me
         lvs vg-z/theirs
         lvremove -q -y vg-z >/dev/null
-        # A worker that dies while LVM works: LVM's command is whole all the same.
-        holdpoint create app >/dev/null 2>&1 &
-        job=$!
-        soon 120 sh -c 'ls /dev/mapper/*holdpoint--hot*-cow | grep -v 00000000'
-        kill -KILL "$(pgrep -x holdpoint-worke | tail -n 1)"
-        status 1 wait $job
-        soon 120 sh -c '! pgrep -x holdpoint-lvm'
+        # A job that ends while LVM works, in whatever way: LVM's command is whole all the same.
+        by_death() { kill -KILL "$(pgrep -x holdpoint-worke | tail -n 1)"; }
+        by_unit() { systemctl stop 'holdpoint-backup@*.service'; }
+        by_agent() { systemctl stop holdpointd; }
+        by_cancel() { holdpoint cancel "$(holdpoint jobs --json | jq '[.jobs[] | select(.type == "backup")][0].id')"; }
         active() { [[ $(dmsetup info -c --noheadings -o suspended | sort -u) == Active ]]; }
-        soon 60 active
-        same "$(lvs --noheadings -o lv_attr @holdpoint | tr -d ' ' | grep -v '^swi-a-s---$')" "" "what LVM made, if it is still there"
-        timeout 20 touch /srv/app/files/after
+        for way in death unit agent cancel; do
+                holdpoint create app >/dev/null 2>&1 &
+                job=$!
+                soon 120 sh -c 'ls /dev/mapper/*holdpoint--hot*-cow | grep -v 00000000'
+                by_$way
+                ! wait $job || fail "$way: it went on"
+                soon 120 sh -c '! pgrep -x holdpoint-lvm'
+                soon 60 active
+                same "$(lvs --noheadings -o lv_attr @holdpoint | tr -d ' ' | grep -v '^swi-a-s---$')" "" "$way: what LVM made, if it is still there"
+                timeout 20 touch /srv/app/files/after
+        done
         holdpoint create app --json | jq -e '.status == "completed"'
         same "$(ours)" "" "snapshots that are left"
         same "$(pgrep -c holdpoint-lvm || true)" 0 "helpers that are left"
@@ -428,6 +435,55 @@ def test_refused(guest):
         doctor
         finding warning 'is its disk still there' other
         holdpoint create app --json | jq -e '.status == "completed"'
+        """, seconds=SECONDS)
+
+
+def test_names_and_mounts(guest):
+    """Volumes with all that a name may have, in one point; paths behind bind mounts and on two volumes; tags alone make no snapshot."""
+    guest(LVM + """
+        group
+        n=0
+        for name in +x a..b _ "$(printf 'l%.0s' {1..110})"; do
+                n=$((n + 1))
+                classic "$name" 96M
+                data ext4 "/dev/vg-a/$name" "/v/$n"
+                application "/v/$n/app" $((100 * n))
+                service "s$n" "/v/$n/app"
+        done
+        lvcreate -q -y -L 8M -n theirs --addtag holdpoint --addtag holdpoint.hot.00000000-0000-4000-8000-000000000001.0 vg-a >/dev/null
+        holdpoint create full --json | jq -e '.status == "completed" and .consistency == "application"'
+        mkdir /tmp/out
+        holdpoint restore latest --into /tmp/out
+        for n in 1 2 3 4; do
+                same "$(rows "/tmp/out/s$n/v/$n/app")" $((100 * n)) "rows of service $n"
+        done
+        clean
+        same "$(ours)" theirs "a volume that is no snapshot"
+
+        # A service of two volumes, one of them seen through a bind mount, and put back the same way.
+        mkdir -p /v/1/deep /bound
+        mount --bind /v/1/deep /bound
+        application /bound/app 50
+        application /v/2/more 60
+        rm /etc/holdpoint/services.d/s*.conf
+        service both /bound/app Path=/v/2/more Snapshot=lvm
+        systemctl reload holdpointd
+        holdpoint create both --json | jq -e '.status == "completed" and .consistency == "application"'
+        sqlite3 /bound/app/app.db 'delete from t where id > 5'
+        sqlite3 /v/2/more/app.db 'delete from t where id > 6'
+        holdpoint restore latest --service both --yes
+        same "$(rows /v/1/deep/app) $(rows /v/2/more)" "50 60" "rows after the restore"
+        holdpoint rollback latest --yes
+        same "$(rows /bound/app) $(rows /v/2/more)" "5 6" "rows after the rollback"
+        holdpoint confirm latest --yes
+        # What is mounted below a path is not in the image, and that is said.
+        mount -t tmpfs below /v/2/more/files
+        status 3 holdpoint create both --json | jq -e '.status == "partial"'
+        umount /v/2/more/files
+        # The same volume through two mounts has no one root.
+        application /v/1/other
+        service both /bound/app Path=/v/1/other Snapshot=lvm
+        refused SnapshotFailed 'another mount' both
         """, seconds=SECONDS)
 
 
