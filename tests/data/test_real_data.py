@@ -1,7 +1,8 @@
 """This machine's own /usr and /var, copied to btrfs and ext4, backed up, restored, and compared by other programs.
 
-Large files are left out of the copies: they are many bytes and one kind. HOLDPOINT_REAL_DATA=all takes them
-too; under sanitizers, or with HOLDPOINT_REAL_DATA=some, a part of /usr is taken for the whole.
+Large files are left out of the copies: they are many bytes and one kind; a part is exported. HOLDPOINT_REAL_DATA=all
+takes and exports all, and one file over 4 GiB without holes; under sanitizers, or with HOLDPOINT_REAL_DATA=some, a part
+of /usr is taken for the whole.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import pytest
 SOME = ("/usr/share/doc", "/usr/share/zoneinfo", "/usr/bin", "/usr/lib/systemd", "/var/lib")
 WHICH = os.environ.get("HOLDPOINT_REAL_DATA", "most" if memory.is_measurable() else "some")
 SOURCES = SOME if WHICH == "some" else ("/usr", "/var")
+EXPORTED = (None,) if WHICH == "all" else ("/usr/share/zoneinfo", "/usr/lib/systemd")
 LARGEST = [] if WHICH == "all" else ["--max-size=1m"]
 GIB = 60 if WHICH == "all" else 24
 
@@ -115,3 +117,52 @@ def test_usr_and_var(copies):
     print(WHICH, backup["files"], backup["bytes"], c.took, c.peaks)
     c.check("ext4", os.path.join(old, name))
     assert not memory.is_measurable() or max(c.peaks.values()) <= memory.LIMIT_MIB, c.peaks
+
+
+UNPACKERS = {"gnutar": "tar --xattrs --xattrs-include='*' --acls -xpf -", "bsdtar": "bsdtar -xpf -"}
+
+
+def piped(machine, export, unpack, into):
+    """holdpoint export … | unpack, in the directory `into`."""
+    environment = dict(os.environ, DBUS_SYSTEM_BUS_ADDRESS=machine.bus.address, LC_ALL="C.UTF-8")
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", '"$0" export "$@" --format tar -o - | ' + unpack, machine.install.cli, *export],
+                          cwd=into, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=environment, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(UNPACKERS))
+def test_exported(copies, name):
+    """What both unpackers make of the archive is what was backed up, but for flags (docs/DBUS.md)."""
+    c, systems = copies
+    backup = (c.machine.json("list")["backups"] or [c.machine.json("create", "btrfs")])[0]["backup_id"]
+    for part in EXPORTED:
+        into = os.path.join(systems["btrfs"].path, "unpacked-" + name)
+        os.makedirs(into, exist_ok=True)
+        path = c.tops["btrfs"] + (part or "")
+        piped(c.machine, [backup, "--service", "btrfs"] + (["--path", path] if part else []), UNPACKERS[name], into)
+        at = os.path.join(into, "btrfs") + path
+        assert len(os.listdir(at)) > 1
+        assert differences(path, at) == []
+        assert [tool for tool in unlike(path, at) if tool != "lsattr"] == []
+        holdpoint.run("rm", "-rf", into)
+
+
+@pytest.mark.skipif(WHICH != "all", reason="HOLDPOINT_REAL_DATA=all: ten minutes, and 20 GiB of disk")
+def test_file_over_4_gib(install):
+    """Without holes, and no part like another."""
+    with holdpoint.LoopFs("ext4", 16 << 10) as fs, holdpoint.Machine(install, os.path.join(fs.path, "repository")) as machine:
+        top, size = fs.directory("srv"), (4 << 30) + 12345
+        holdpoint.run("bash", "-c", "openssl enc -aes-128-ctr -K 0 -iv 0 -in /dev/zero 2>/dev/null | head -c %d >%s/dense" % (size, top))
+        machine.write_service("app", top, Snapshot="none")
+        machine.start()
+        with memory.Peak(machine) as peak:
+            backup = machine.json("create", "app", timeout=1800)
+            assert backup["result"] == "done" and backup["bytes"] >= size <= backup["new_bytes"]
+            machine.json("restore", backup["backup_id"], "--into", os.path.join(fs.path, "aside"), timeout=1800)
+        copy = os.path.join(fs.path, "aside", "app") + top + "/dense"
+        holdpoint.run("cmp", top + "/dense", copy)
+        assert os.stat(copy).st_blocks * 512 >= size
+        summed = piped(machine, [backup["backup_id"]], "tar -xOf - --wildcards '*/dense' | sha256sum", fs.path)
+        assert summed.split()[0] == holdpoint.run("sha256sum", top + "/dense").split()[0]
+        assert not memory.is_measurable() or peak.mib <= memory.LIMIT_MIB
