@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """What people are told to do must be there: commands with their subcommands and options, units, keys of the configuration.
 
-Looked at: the texts of the journal in all languages, and the texts in the code.
+Looked at: the texts of the journal in all languages, the texts in the code, and commands in the running text of the pages
+(tests/agent/test_documents.py types those of their examples).
 """
 
 import fnmatch
@@ -17,7 +18,7 @@ UNIT = re.compile(r"(?<![\w/.-])holdpoint[\w-]*(?:@[\w%-]*)?(?:\*[\w-]*)?\.(?:se
 KEY = re.compile(r"(?<![\w.])([A-Z][a-z]+[A-Za-z]*)=", re.A)
 FIELD = re.compile(r"(?<!\w)(HOLDPOINT_[A-Z_]+)=", re.A)
 SECTION = re.compile(r"\[([A-Z][a-z]+)\]", re.A)
-COMMAND = re.compile(r"(?<![\w./-])holdpoint ([a-z]+)(?: ([a-z-]+))?([^'\"\n]*)", re.A)
+COMMAND = re.compile(r"(?<![\w./-])holdpoint ([a-z]+)(?: ([a-z][a-z-]*))?([^'\"\n]*)", re.A)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+", re.A)
 TOKEN = re.compile(r'"((?:[^"\\\n]|\\.)*)"|/\*.*?\*/', re.S)
 QUOTED = re.compile(r"'((?:holdpoint|systemctl|journalctl) [^']*)'")
@@ -116,9 +117,19 @@ def check_code(known):
     return problems
 
 
+def check_page(text, known):
+    """Commands between backquotes."""
+    return [p for quoted in re.findall(r"`(holdpoint [^`\n]+)`", text) for p in check_commands(quoted, known)]
+
+
+def check_pages(known):
+    pages = [p for p in tree.files(".md") if p in documents.PAGES or p.startswith("docs" + os.sep)]
+    return ["%s: %s" % (path, p) for path in pages for p in check_page(tree.text(path), known)]
+
+
 def check(programs):
     known = Known(programs)
-    problems = check_code(known)
+    problems = check_code(known) + check_pages(known)
     for name in messages.LANGUAGES:
         for message, _, subject, body in messages.entries(tree.text(os.path.join(messages.TEXTS, name))):
             problems += ["%s: %s: %s" % (name, message, p) for p in check_text("%s\n%s" % (subject, body), known)]

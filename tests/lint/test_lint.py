@@ -87,6 +87,12 @@ def test_remedies_can_fail(text):
     assert remedies.check_text(text, remedies.Known(PROGRAMS))
 
 
+def test_pages_are_looked_at():
+    known = remedies.Known(PROGRAMS)
+    assert remedies.check_page("`holdpoint commit` and `holdpoint key forget`, `holdpoint list --lmit 3`", known)[2:]
+    assert not remedies.check_page("`holdpoint jobs --state queued`", known)
+
+
 def test_good_remedies_are_good():
     text = "holdpoint key prove FILE; 'holdpoint schedule set %s' --time 02:00, systemctl status 'holdpoint-*.socket' holdpoint@x.timer holdpoint-backup@.service"
     assert not remedies.check_text(text + " MaxHoldMSec= of [Hold], 请看 [Hot] 的 Keep= HOLDPOINT_JOB=1", remedies.Known(PROGRAMS))
