@@ -153,14 +153,30 @@ def test_every_verb(guest):
         first=$(holdpoint list --json | jq -r '.backups[1].backup_id')
         holdpoint verify latest --depth metadata
         holdpoint verify latest --depth data
+        holdpoint verify latest --depth restore
+        holdpoint repository | grep -q /var/backups/holdpoint
+        holdpoint jobs >/dev/null
+        holdpoint restore latest --dry-run --yes >/dev/null
         holdpoint files latest | grep app.db >/dev/null
         holdpoint diff "$first" latest | grep app.db >/dev/null
         holdpoint export latest --format tar.zst -o /tmp/backup.tar.zst
         zstd -dc /tmp/backup.tar.zst | tar t | grep app.db >/dev/null
+        imported=$(holdpoint import /tmp/backup.tar.zst --json | jq -r .backup_id)
+        holdpoint verify "$imported" --depth restore
+        holdpoint delete "$imported" --yes
         holdpoint export latest --format tar -o /tmp/backup.tar
         holdpoint pin "$first"
         holdpoint unpin "$first"
         holdpoint prune --yes
+        holdpoint schedule set nightly --type app
+        holdpoint schedule show nightly | grep -q daily
+        holdpoint schedule run nightly
+        holdpoint schedule list | grep -q nightly
+        holdpoint schedule delete nightly --yes
+        holdpoint restore latest --yes
+        same "$(rows /srv/app)" 50 "rows after a restore of what was there"
+        holdpoint rollback latest --yes
+        holdpoint confirm latest --yes
         holdpoint key export-recovery --output /tmp/recovery.pem
         holdpoint key prove /tmp/recovery.pem
         holdpoint key forget-private --yes
@@ -172,6 +188,48 @@ def test_every_verb(guest):
         holdpoint prune --yes
         holdpoint create app
         holdpoint status
+        """, seconds=300)
+
+
+def test_keys_from_systemd(guest):
+    """LoadCredential= for a passphrase, then for all keys: nothing of them lies in the configuration."""
+    guest("""
+        # load NAME…: credentials of all workers, from a directory of root's.
+        load() {
+                for class in backup restore maintain configure; do
+                        mkdir -p "/etc/systemd/system/holdpoint-$class@.service.d"
+                        { echo '[Service]'; printf 'LoadCredential=holdpoint.%s:/etc/secrets/%s\\n' "$@"; } \
+                                >"/etc/systemd/system/holdpoint-$class@.service.d/keys.conf"
+                done
+                systemctl daemon-reload
+        }
+        all() {
+                holdpoint create app --json | jq -e '.status == "completed"'
+                holdpoint verify latest --depth data
+                sqlite3 /srv/app/app.db 'delete from t where id > 10'
+                holdpoint restore latest --from local --yes
+                same "$(rows /srv/app)" 100 "rows, with $1"
+                holdpoint confirm latest --yes
+                holdpoint export latest --format tar -o /tmp/backup.tar
+                holdpoint key export-recovery -o "/tmp/$1.pem"
+                holdpoint key prove "/tmp/$1.pem"
+        }
+        mount --make-rshared / # as on a real machine: it is by such a mount that credentials come
+        data btrfs
+        application /srv/app 100
+        service app /srv/app
+        mkdir -m 0700 /etc/secrets
+        echo 'four words of mine' >/etc/secrets/passphrase
+        load passphrase passphrase
+        all passphrase
+        test -s /etc/holdpoint/keys/private.wrapped -a ! -e /etc/holdpoint/keys/private.pem
+
+        mv /etc/holdpoint/keys/host.secret /etc/secrets/host-secret
+        mv /etc/holdpoint/keys/private.wrapped /etc/secrets/private-key
+        load passphrase passphrase host-secret host-secret private-key private-key
+        all credentials
+        ! ls /etc/holdpoint/keys | grep -E 'private|secret' || fail "copied to disk"
+        status 2 holdpoint key forget-private --yes
         """, seconds=300)
 
 
