@@ -59,10 +59,12 @@ static void save_progress(Job *j) {
         if (now - j->saved_usec < SAVE_USEC)
                 return;
         j->saved_usec = now;
+        catalog_relax(j->manager->catalog, true);
         if (catalog_task_progress(j->manager->catalog, j->id, (unsigned) (j->progress * 100),
                                   &why) < 0)
                 job_log(j, LOG_WARNING, "Job %u: its progress could not be written, ignoring: %s",
                         j->id, why.text);
+        catalog_relax(j->manager->catalog, false);
 }
 
 static int on_progress(Job *j, json_object *message, Failure *reterr) {

@@ -166,8 +166,10 @@ static void save(Job *j) {
         _cleanup_json_ json_object *o = job_to_json(j);
         Failure why = FAILURE_INIT;
 
+        catalog_relax(j->manager->catalog, job_is_reading(j));
         if (!o || catalog_put_task(j->manager->catalog, o, &why) < 0)
                 tell_unwritten(j, "its history", o ? why.text : "out of memory");
+        catalog_relax(j->manager->catalog, false);
 }
 
 void job_free(Job *j) {
@@ -274,25 +276,36 @@ static int fill(Job *j, const JobRequest *q, Failure *reterr) {
         return 0;
 }
 
-/* One transaction: no job without its backup's row, no row without its job. */
+static int put_both(Catalog *c, json_object *task, json_object *backup, Failure *reterr) {
+        int r = catalog_batch_begin(c, reterr);
+
+        if (r < 0)
+                return r;
+        if (backup)
+                r = catalog_put_backup(c, backup, NULL, reterr);
+        if (r >= 0)
+                r = catalog_put_task(c, task, reterr);
+        if (r < 0) {
+                catalog_batch_cancel(c);
+                return r;
+        }
+        return catalog_batch_commit(c, reterr);
+}
+
+/*
+ * One transaction: no job without its backup's row, no row without its job. What only reads waits
+ * for no disk, or many who ask would slow down everybody while a backup writes.
+ */
 static int write_down(Manager *m, Job *j, json_object *backup, Failure *reterr) {
         _cleanup_json_ json_object *task = job_to_json(j);
         int r;
 
         if (!task)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        r = catalog_batch_begin(m->catalog, reterr);
-        if (r < 0)
-                return r;
-        if (backup)
-                r = catalog_put_backup(m->catalog, backup, NULL, reterr);
-        if (r >= 0)
-                r = catalog_put_task(m->catalog, task, reterr);
-        if (r < 0) {
-                catalog_batch_cancel(m->catalog);
-                return r;
-        }
-        return catalog_batch_commit(m->catalog, reterr);
+        catalog_relax(m->catalog, job_is_reading(j));
+        r = put_both(m->catalog, task, backup, reterr);
+        catalog_relax(m->catalog, false);
+        return r;
 }
 
 static int add(Manager *m, Job *j, json_object *backup, Failure *reterr) {
@@ -530,10 +543,24 @@ static void prune_after(const Job *backup) {
                             backup->schedule, why.text);
 }
 
-void job_finish(Job *j, JobResult result, const Failure *why, json_object *summary) {
-        Manager *m = j->manager;
+static void write_end(Job *j) {
+        Catalog *c = j->manager->catalog;
         Failure failure = FAILURE_INIT;
         bool batch;
+
+        catalog_relax(c, job_is_reading(j));
+        batch = catalog_batch_begin(c, &failure) >= 0;
+        job_events_settle(j);
+        save(j);
+        if (batch && catalog_batch_commit(c, &failure) < 0) {
+                tell_unwritten(j, "its end", failure.text);
+                reconcile_request(j->manager);
+        }
+        catalog_relax(c, false);
+}
+
+void job_finish(Job *j, JobResult result, const Failure *why, json_object *summary) {
+        Manager *m = j->manager;
 
         job_worker_close(j);
         job_fds_done(&j->fds);
@@ -550,13 +577,7 @@ void job_finish(Job *j, JobResult result, const Failure *why, json_object *summa
                         j->id);
         j->summary_bytes = strlen(json_text(j->summary) ?: "");
         job_log_end(j);
-        batch = catalog_batch_begin(m->catalog, &failure) >= 0;
-        job_events_settle(j);
-        save(j);
-        if (batch && catalog_batch_commit(m->catalog, &failure) < 0) {
-                tell_unwritten(j, "its end", failure.text);
-                reconcile_request(m);
-        }
+        write_end(j);
         bus_job_finished(j);
         if (j->type == JOB_RECONCILE)
                 reconcile_ended(j);

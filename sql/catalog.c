@@ -217,3 +217,10 @@ void catalog_batch_cancel(Catalog *c) {
         if (--c->depth == 0)
                 db_rollback(c->db);
 }
+
+void catalog_relax(Catalog *c, bool relaxed) {
+        if (c->depth == 0)
+                (void) db_exec(c->db,
+                               relaxed ? "PRAGMA synchronous=NORMAL" : "PRAGMA synchronous=FULL",
+                               NULL); /* else it waits, as usual */
+}

@@ -51,6 +51,12 @@ void catalog_batch_cancel(Catalog *c);
  */
 int catalog_put_backup(Catalog *c, json_object *backup, bool *ret_added, Failure *reterr);
 
+/*
+ * What is written while it is relaxed waits for no disk: it survives the agent, and a power cut
+ * once anything else was written since. Nothing within a batch.
+ */
+void catalog_relax(Catalog *c, bool relaxed);
+
 /* Owned. */
 int catalog_get_backup(Catalog *c, const char *id, json_object **ret, Failure *reterr);
 

@@ -128,6 +128,35 @@ def test_swap_right_after_a_backup(site):
         assert watch.wait_job(job, 60)[0] == "done"
 
 
+def test_reading_waits_for_no_disk(site, bus):
+    """A storm of questions must not queue up behind the disk that a backup writes to: the agent syncs what changes alone."""
+    old, log = latest(site, "one"), os.path.join(site.machine.directory, "syncs")
+
+    def syncs(work):
+        tracer = subprocess.Popen(["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync,sync_file_range", "-o", log, "-p",
+                                   str(site.machine.agent.process.pid)], stderr=subprocess.DEVNULL)
+        holdpoint.wait_until(lambda: "TracerPid:\t%d\n" % tracer.pid in open(
+            "/proc/%d/status" % site.machine.agent.process.pid).read(), "the tracer", 10)
+        work()
+        settle(bus)
+        tracer.terminate()
+        tracer.wait()
+        with open(log) as f:
+            return f.read().count("sync")
+
+    def ask():
+        for _ in range(5):
+            site.machine.cli("files", old)
+            site.machine.cli("diff", old, "latest")
+            site.machine.cli("restore", old, "--dry-run", "--yes")
+            for member in ("GetStatus", "ListBackups", "ListJobs", "ListRestores"):
+                bus.call(member, "a{sv}", [{}])
+
+    settle(bus)
+    assert syncs(ask) == 0
+    assert syncs(lambda: site.create("one")) > 0
+
+
 def test_second_agent_refuses(site, bus):
     second = holdpoint.Agent(site.machine.install, site.machine.agent_environment,
                              os.path.join(site.machine.directory, "second.log"))
