@@ -179,6 +179,7 @@ static int serve(const char *class) {
         int r;
 
         work_set_socket(&w, WORKER_SOCKET, WORK_STALL_USEC);
+        work_serve_watchdog(&w);
         r = check_peer(class, &f);
         if (r >= 0)
                 r = receive(&w, &f);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <systemd/sd-daemon.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -15,6 +16,7 @@
 #define POLL_USEC     (10 * USEC_PER_MSEC)
 #define PROGRESS_USEC (100 * USEC_PER_MSEC)
 #define WATCH_USEC    (500 * USEC_PER_MSEC)
+#define WATCHDOG_PART 4
 
 /* Reads what the agent has to say; anything but `cancel` is as good as a hang-up. */
 static void read_agent(Work *w) {
@@ -43,15 +45,30 @@ static void watch(Work *w, uint64_t now) {
                 w->canceled = true;
 }
 
+void work_serve_watchdog(Work *w) {
+        uint64_t usec = 0;
+
+        /* Out of the environment: it is not for the helpers. */
+        if (sd_watchdog_enabled(true, &usec) > 0)
+                w->alive_usec = usec / WATCHDOG_PART;
+}
+
+static void tell_alive(Work *w, uint64_t now) {
+        if (w->alive_usec == 0 || now - w->told_alive_usec < w->alive_usec)
+                return;
+        w->told_alive_usec = now;
+        (void) sd_notify(false, "WATCHDOG=1"); /* the next one comes long before the end */
+}
+
 bool work_interrupted(void *work) {
         Work *w = work;
-        uint64_t now;
+        uint64_t now = clock_monotonic_usec();
 
+        tell_alive(w, now);
         if (w->committed)
                 return false;
         if (w->canceled || w->socket < 0)
                 return w->canceled;
-        now = clock_monotonic_usec();
         if (now - w->polled_usec < POLL_USEC)
                 return false;
         w->polled_usec = now;
@@ -99,6 +116,7 @@ void work_phase(Work *w, const char *phase) {
         _cleanup_json_ json_object *m = proto_new("phase");
 
         w->phase = phase;
+        tell_alive(w, clock_monotonic_usec());
         log_set_phase(phase);
         log_debug("phase %s", phase);
         if (m && json_put_string(m, "phase", phase) >= 0)
@@ -109,6 +127,7 @@ void work_progress(Work *w, bool force) {
         _cleanup_json_ json_object *m = NULL;
         uint64_t now = clock_monotonic_usec();
 
+        tell_alive(w, now);
         if (w->socket < 0 || (!force && now - w->sent_usec < PROGRESS_USEC))
                 return;
         w->sent_usec = now;

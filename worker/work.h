@@ -30,6 +30,7 @@ typedef struct Work {
         uint64_t watched_usec;
         Failure trouble;
         uint64_t polled_usec, sent_usec;
+        uint64_t alive_usec, told_alive_usec; /* systemd's watchdog: how often, and when last */
         const char *phase;
         uint64_t bytes_done, bytes_total, files_done, files_total;
 } Work;
@@ -39,6 +40,12 @@ typedef struct Work {
 /* An agent that reads nothing for so long counts as one that hung up. */
 #define WORK_STALL_USEC (60 * USEC_PER_SEC)
 void work_set_socket(Work *w, int socket, uint64_t stall_usec);
+
+/*
+ * From here on systemd is told that the job gets on, whenever it looks for a cancel or has
+ * something to say: a worker that hangs does neither, and is ended. Nothing without a watchdog.
+ */
+void work_serve_watchdog(Work *w);
 
 /* True once the agent said `cancel` or hung up, or the unit is being stopped, unless `committed`.
  * Cheap: looks a hundred times a second. */

@@ -32,7 +32,7 @@ LIBRARIES = (
     (r"sqlite3\.h", r"sql/(db|sqlite-helper|helper-[a-z]+)\.c|sql/helper\.h"),
     (r"systemd/sd-journal\.h", r"base/log\.c"),
     (r"systemd/sd-event\.h", r"agent/.*"),
-    (r"systemd/sd-daemon\.h", r"agent/.*|worker/main\.c"),
+    (r"systemd/sd-daemon\.h", r"agent/.*|worker/work\.c"),
     (r"systemd/sd-bus.*\.h", r"agent/.*|cli/client\.[ch]|worker/systemd\.c"),
     (r"ini\.h", r"base/settings\.c"),
     (r"libmount/.*|blkid/.*", r"snapshot/mount\.c"),

@@ -99,6 +99,46 @@ def test_kill_of_the_worker(guest):
         """, seconds=240)
 
 
+def test_watchdog_of_workers(guest):
+    """One that hangs is ended, its job interrupted and its target whole; one that waits for a lock does not hang."""
+    guest("""
+        site
+        for class in backup restore; do
+                mkdir -p "/etc/systemd/system/holdpoint-$class@.service.d"
+                printf '[Service]\\nWatchdogSec=3\\nTimeoutStopSec=2\\n' \\
+                        >"/etc/systemd/system/holdpoint-$class@.service.d/watchdog.conf"
+        done
+        # hang: the worker that has stopped at its step does not even take a signal.
+        hang() {
+                soon 30 stopped
+                echo 1 >"/sys/fs/cgroup$(cut -d: -f3 "/proc/$(stopped)/cgroup")/cgroup.freeze"
+                soon 60 gone
+        }
+        pause backup sealed
+        holdpoint create app --no-wait
+        hang
+        unpause
+        journalctl -u 'holdpoint-backup@*' | grep -i watchdog
+        job_is backup interrupted
+        holdpoint create app
+
+        sqlite3 /srv/app/app.db 'delete from t where id > 10'
+        pause restore exchanged
+        holdpoint restore latest --yes --no-wait
+        hang
+        unpause
+        job_is restore interrupted
+        soon 30 sh -c 'holdpoint restores --json | jq -e ".restores[0].state == \\"active\\""'
+        same "$(rows /srv/app)" 100 "rows after a restore that hung"
+        holdpoint rollback latest --yes
+
+        # The lock of the repository is somebody else's for longer than the watchdog waits.
+        flock /var/backups/holdpoint/backups sleep 8 &
+        sleep 1
+        holdpoint create app
+        """, seconds=240)
+
+
 def test_upgrade_in_a_job(guest):
     """The same files again, as an upgrade does it, while a job runs: interrupted in good order, and on it goes."""
     guest("""
