@@ -149,9 +149,11 @@ tell_unwritten(const Job *j, const char *what, const char *kind, const char *id,
 
 static void put_backup(Job *j, const char *id, json_object *backup) {
         bool added = false;
+        int r = catalog_put_backup(j->manager->catalog, backup, &added, &j->catalog_failure);
 
-        if (catalog_put_backup(j->manager->catalog, backup, &added, &j->catalog_failure) < 0)
+        if (r < 0)
                 tell_unwritten(j, "put into the catalogue", "Backup", id, j->catalog_failure.text);
+        j->n_corrected += r > 0;
         if (j->type != JOB_RECONCILE)
                 reconcile_outdated(j->manager);
         if (!added)
@@ -246,6 +248,7 @@ static int on_restore(Job *j, json_object *message, Failure *reterr) {
         r = catalog_put_restore(j->manager->catalog, restore, &j->catalog_failure);
         if (r < 0)
                 tell_unwritten(j, "put into the catalogue", "Restore", id, j->catalog_failure.text);
+        j->n_corrected += r > 0;
         return 0;
 }
 

@@ -103,6 +103,7 @@ struct Job {
         json_object *summary;
         size_t summary_bytes; /* as text */
         bool has_record;      /* the worker sent the backup's record */
+        unsigned n_corrected; /* rows of the catalogue that were not as the worker told them */
         bool committed;       /* it ends by itself: it cannot be canceled any more */
         json_object *rows;    /* schedules that the worker told of; NULL: none yet */
         char schedule[SCHEDULE_NAME_MAX + 1]; /* that ran this backup; "" */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "agent/bus.h"
+#include "agent/job-log.h"
 #include "base/clock.h"
 #include "base/log.h"
 
@@ -146,6 +147,11 @@ void reconcile_ended(Job *j) {
         Manager *m = j->manager;
 
         m->judged = true;
+        if (j->n_corrected > 0)
+                job_log(j, LOG_NOTICE,
+                        "The catalogue was not what repository and workers say: %u rows of backups "
+                        "and restores corrected",
+                        j->n_corrected);
         if (m->recover_wanted)
                 recover_restores(m);
         if (j->result != JOB_DONE) {

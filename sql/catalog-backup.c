@@ -70,14 +70,15 @@ static int write_backup(Catalog *c, json_object *backup, Failure *reterr) {
 
 int catalog_put_backup(Catalog *c, json_object *backup, bool *ret_added, Failure *reterr) {
         const char *id = catalog_string(backup, "backup_id"), *text = json_text(backup);
-        bool was_kept = false, kept = is_kept(catalog_string(backup, "status"));
+        bool was_kept = false, kept = is_kept(catalog_string(backup, "status")), same;
         _cleanup_free_ char *old = NULL;
         int r;
 
         if (!text)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
         r = read_old(c, id, &was_kept, &old, reterr);
-        if (r >= 0 && (!old || strcmp(old, text) != 0))
+        same = r >= 0 && old && strcmp(old, text) == 0;
+        if (r >= 0 && !same)
                 r = write_backup(c, backup, reterr);
         if (r >= 0 && kept)
                 r = catalog_reconcile_mark(c, id, reterr);
@@ -85,7 +86,7 @@ int catalog_put_backup(Catalog *c, json_object *backup, bool *ret_added, Failure
                 return r;
         if (ret_added)
                 *ret_added = kept && !was_kept;
-        return 0;
+        return same ? 0 : 1;
 }
 
 int catalog_get_backup(Catalog *c, const char *id, json_object **ret, Failure *reterr) {
@@ -104,6 +105,7 @@ static int set_failed(Catalog *c, json_object *backup, const Failure *why, Failu
         json_object *error;
         char now[CLOCK_TEXT_MAX];
         const char *old = catalog_string(backup, "metadata");
+        int r;
 
         /* What the worker had put there stays beside the reason. */
         metadata = json_parse(old, strlen(old));
@@ -123,7 +125,8 @@ static int set_failed(Catalog *c, json_object *backup, const Failure *why, Failu
             json_put_string(backup, "completed_at", now) < 0 ||
             json_put_string(backup, "metadata", json_text(metadata)) < 0)
                 return fail_set(reterr, FAIL_INTERNAL, ENOMEM, "out of memory");
-        return catalog_put_backup(c, backup, NULL, reterr);
+        r = catalog_put_backup(c, backup, NULL, reterr);
+        return r < 0 ? r : 0;
 }
 
 int catalog_fail_backup(Catalog *c, const char *id, const Failure *why, Failure *reterr) {
@@ -255,6 +258,23 @@ int catalog_reconcile_mark(Catalog *c, const char *id, Failure *reterr) {
         " WHERE status IN ('completed', 'partial') AND backup_id NOT IN (SELECT id FROM "          \
         "temp.seen)"
 
+/* The workers have forgotten these; here they would be for ever. */
+static int forget_restores(Catalog *c, Failure *reterr) {
+        _cleanup_db_stmt_ DbStmt *s = NULL;
+        char before[CLOCK_TEXT_MAX];
+        int r = db_prepare(c->db,
+                           "DELETE FROM backup_restores WHERE state IN ('confirmed', 'failed')"
+                           " AND coalesce(completed_at, created_at) < ?"
+                           " AND restore_id NOT IN (SELECT id FROM temp.seen)",
+                           &s, reterr);
+
+        if (r < 0)
+                return r;
+        clock_format(clock_ago_usec(CATALOG_HISTORY_USEC), before);
+        db_bind_text(s, 1, before);
+        return db_run(s, reterr);
+}
+
 static int remove_unseen(Catalog *c, json_object *removed, Failure *reterr) {
         _cleanup_db_stmt_ DbStmt *s = NULL;
         int r = db_prepare(c->db, "SELECT backup_id FROM backup_records" NOT_SEEN_BACKUP, &s,
@@ -279,6 +299,9 @@ static int remove_unseen(Catalog *c, json_object *removed, Failure *reterr) {
          * A restore that no intent knows: one that had not swapped has failed, of one that had the
          * old tree is gone, which is what confirming means.
          */
+        r = forget_restores(c, reterr);
+        if (r < 0)
+                return r;
         return db_exec(c->db,
                        "UPDATE backup_restores SET details = json_set(details, '$.state',"
                        " CASE state WHEN 'active' THEN 'confirmed' WHEN 'rolled_back' THEN "

@@ -8,6 +8,9 @@
 #include "sql/db.h"
 #include "sql/migrate.h"
 
+#define CATALOG_HISTORY_USEC                                                                       \
+        (UINT64_C(90) * 86400 * USEC_PER_SEC) /* jobs and restores that are over */
+
 struct Catalog {
         Db *db;
         unsigned depth; /* of batches: only the outermost is a transaction */

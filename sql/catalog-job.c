@@ -10,7 +10,6 @@
 #include "base/names.h"
 #include "sql/catalog-internal.h"
 
-#define KEEP_USEC       (UINT64_C(90) * 86400 * USEC_PER_SEC)
 #define KEEP_RECONCILES 20
 
 /* Keeps the table small; one statement each, nearly always without work. */
@@ -19,7 +18,7 @@ static int drop_old(Catalog *c, Failure *reterr) {
         char before[CLOCK_TEXT_MAX];
         int r;
 
-        clock_format(clock_ago_usec(KEEP_USEC), before);
+        clock_format(clock_ago_usec(CATALOG_HISTORY_USEC), before);
         r = db_prepare(c->db,
                        "DELETE FROM backup_tasks WHERE completed_at < ?1 OR (task_type = "
                        "'reconcile' AND id <"

@@ -9,6 +9,7 @@ int catalog_put_restore(Catalog *c, json_object *restore, Failure *reterr) {
         static const char *const keys[] = { "restore_id", "backup_id", "state", "created_at",
                                             "completed_at" };
         _cleanup_db_stmt_ DbStmt *s = NULL;
+        int64_t written;
         int r = db_prepare(c->db,
                            "INSERT INTO backup_restores (restore_id, backup_id, state, created_at, "
                            "completed_at, details)"
@@ -27,7 +28,9 @@ int catalog_put_restore(Catalog *c, json_object *restore, Failure *reterr) {
         r = db_run(s, reterr);
         if (r < 0)
                 return r;
-        return catalog_reconcile_mark(c, catalog_string(restore, "restore_id"), reterr);
+        written = db_changes(c->db);
+        r = catalog_reconcile_mark(c, catalog_string(restore, "restore_id"), reterr);
+        return r < 0 ? r : written > 0;
 }
 
 int catalog_get_restore(Catalog *c, const char *id, json_object **ret, Failure *reterr) {

@@ -47,7 +47,7 @@ void catalog_batch_cancel(Catalog *c);
 
 /*
  * Adds or replaces a backup. `ret_added` (may be NULL) is true if there was no completed or partial
- * backup of this id before and now there is. An unchanged row is not written.
+ * backup of this id before and now there is. An unchanged row is not written: 0, else 1.
  */
 int catalog_put_backup(Catalog *c, json_object *backup, bool *ret_added, Failure *reterr);
 
@@ -89,7 +89,7 @@ int catalog_last_success(Catalog *c,
                          char ret_id[UUID_TEXT_MAX],
                          Failure *reterr);
 
-/* Restores. The list is newest first, at most `limit`. */
+/* Restores. 1 if the row was written, 0 if it was so. The list is newest first, at most `limit`. */
 int catalog_put_restore(Catalog *c, json_object *restore, Failure *reterr);
 int catalog_get_restore(Catalog *c, const char *id, json_object **ret, Failure *reterr);
 int catalog_list_restores(Catalog *c, uint32_t limit, json_object **ret, Failure *reterr);

@@ -5,12 +5,15 @@
 
 #include "worker/expire.h"
 
+#include <errno.h>
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "worker/state.h"
 #include "worker/swap.h"
 
 #define USEC_PER_DAY (86400 * USEC_PER_SEC)
+#define HISTORY_DAYS 90 /* what is over is known for so long, as the agent's jobs are */
 
 typedef struct Expire {
         Work *work;
@@ -63,11 +66,28 @@ static int on_intent(void *userdata, Intent *listed, Failure *reterr) {
         return 0;
 }
 
+/* ---- what is over ---- */
+
+/* Oldest first, and no further than to one that is not over: which of two is the newer one counts
+ * as long as there is something to go back to. */
+static int forget(void *userdata, Intent *i, Failure *reterr) {
+        uint64_t now = clock_realtime_usec();
+        uint64_t at = i->completed_usec > 0 ? i->completed_usec : i->created_usec;
+
+        if ((i->state != INTENT_CONFIRMED && i->state != INTENT_FAILED) || i->held || at > now ||
+            now - at <= HISTORY_DAYS * USEC_PER_DAY)
+                return -ESTALE;
+        return intent_forget(userdata, i->restore_id, reterr);
+}
+
 size_t expire_restores(Work *w) {
         Expire x = { .work = w };
         Failure f = FAILURE_INIT;
+        int r = intent_for_each(w, on_intent, &x, &f);
 
-        if (intent_for_each(w, on_intent, &x, &f) < 0)
-                log_warning("old trees are not looked through: %s", f.text);
+        if (r >= 0)
+                r = intent_for_each(w, forget, w, &f);
+        if (r < 0 && r != -ESTALE)
+                log_warning("old restores are not looked through: %s", f.text);
         return x.n;
 }

@@ -1,7 +1,8 @@
 #pragma once
 
 /*
- * The trees that restores have replaced, once [Restore] KeepOldDays= is over and nobody confirmed.
+ * The trees that restores have replaced, once [Restore] KeepOldDays= is over and nobody confirmed;
+ * and the history of restores that are over.
  */
 
 #include "worker/work.h"

@@ -369,6 +369,17 @@ int intent_save(Work *w, const Intent *i, Failure *reterr) {
         return state_write_json(dir, name, o, reterr);
 }
 
+int intent_forget(Work *w, const char *restore_id, Failure *reterr) {
+        _cleanup_close_ int dir = state_open_dir(w->state_fd, "intents", reterr);
+        char name[48];
+
+        file_name(restore_id, name);
+        if (dir < 0)
+                return dir;
+        return unlinkat(dir, name, 0) < 0 ? fail_errno(reterr, FAIL_INTERNAL, errno, "%s", name)
+                                          : 0;
+}
+
 int intent_load(Work *w, const char *restore_id, Intent *ret, Failure *reterr) {
         _cleanup_close_ int dir = state_open_dir(w->state_fd, "intents", reterr);
         _cleanup_json_ json_object *o = NULL;

@@ -82,6 +82,9 @@ void intent_clear_units(Intent *i);
 /* Writes it, durable on return. */
 int intent_save(Work *w, const Intent *i, Failure *reterr);
 
+/* Nothing is known of it any more. */
+int intent_forget(Work *w, const char *restore_id, Failure *reterr);
+
 /* FAIL_NO_SUCH_RESTORE, FAIL_INTEGRITY_FAILURE. */
 int intent_load(Work *w, const char *restore_id, Intent *ret, Failure *reterr);
 

@@ -211,6 +211,7 @@ int point_take(Work *w, Source *s, const char *backup_id, Point *ret, Failure *r
         r = hold_and_shoot(w, s, hold, shots, ret, reterr);
         for (size_t i = 0; i < s->n_volumes; i++)
                 ret->snapshots[i] = shots[i].snapshot;
+        work_phase(w, "snapshot"); /* not before the release: nobody is to wait for the agent */
         if (r >= 0)
                 r = attach_snapshots(ret, s->n_volumes, reterr);
         if (r < 0) {

@@ -3,6 +3,7 @@ repository says, once the agent has started."""
 
 import contextlib
 import os
+import re
 import shutil
 
 import pytest
@@ -43,7 +44,13 @@ def put(site, source, names=FILES):
             shutil.chown(path, holdpoint.AGENT_USER)
 
 
-def check(site):
+def said(site):
+    """That something was corrected, since the agent was started."""
+    with open(site.machine.agent_log) as f:
+        return re.search(r"The catalogue was not what|is no longer in the repository", f.read().rpartition("Running with ")[2])
+
+
+def check(site, corrected=True):
     """Starts the agent; rows and records agree, of restores too, and work goes on."""
     m = site.machine
     m.agent.start(m.bus)
@@ -53,6 +60,7 @@ def check(site):
         return {b["backup_id"] for b in rows if b["status"] == "completed"} == set(site.records())
 
     holdpoint.wait_until(agree, "a catalogue that says what the repository says", 30)
+    holdpoint.wait_until(lambda: said(site) or not corrected, "a line about it", 10)
     intents = {n[:36] for n in os.listdir(os.path.join(m.worker_state, "intents")) if n.endswith(".json")}
     # Of those that nobody knows any more only history is left.
     holdpoint.wait_until(lambda: {r["restore_id"] for r in m.json("restores")["restores"]
@@ -81,7 +89,8 @@ def test_lost_and_older(site):
     site.create("app")
     m.agent.stop()
     older = save(site, "older")
-    check(site)
+    check(site, corrected=False)
+    assert not said(site)
     m.json("delete", first, "--yes")
     m.json("prune", "--yes")
     for kill in (False, True):  # a kill leaves the log
@@ -94,7 +103,7 @@ def test_lost_and_older(site):
             else:
                 for name in what:
                     damage(os.path.join(m.state, name), how)
-            check(site)
+            check(site, corrected=what is FILES)
 
 
 def test_of_another_machine(site, install):

@@ -368,6 +368,32 @@ def test_old_trees_expire(site):
     site.machine.cli("rollback", restored["restore_id"], "--yes", exit_code=1)
 
 
+def intents(site):
+    return [n[:36] for n in os.listdir(os.path.join(site.machine.worker_state, "intents"))]
+
+
+def test_history_of_restores_expires(site):
+    """After ninety days, but not behind one that is not over."""
+    site.config("[Restore]\nKeepOldDays=3000\n")
+    backup = site.create(0)
+    ids = []
+    for n, over in enumerate(("confirm", None, "confirm")):
+        site.write("changed", b"%d" % n)
+        ids.append(site.machine.json("restore", backup, "--yes")["restore_id"])
+        if over:
+            site.machine.json(over, ids[-1], "--yes")
+    site.clock.set(80)
+    worker.ask(site.machine, "backup", "sweep")
+    assert sorted(intents(site)) == sorted(ids)
+    site.clock.set(100)
+    worker.ask(site.machine, "backup", "sweep")
+    assert sorted(intents(site)) == sorted(ids[1:])
+    site.machine.json("confirm", ids[1], "--yes")
+    site.clock.set(200)
+    worker.ask(site.machine, "backup", "sweep")
+    assert intents(site) == []
+
+
 # ---- a full disk ----
 
 @pytest.mark.parametrize("state_too", [False, True])

@@ -76,19 +76,24 @@ put(Fixture *f, const char *id, const char *status, const char *services, const 
         _cleanup_json_ json_object *o = backup(id, status, services, created);
         bool added;
 
-        assert_int_equal(catalog_put_backup(f->catalog, o, &added, &f->why), 0);
+        assert_true(catalog_put_backup(f->catalog, o, &added, &f->why) >= 0);
         return added;
 }
 
-static void put_restore(Fixture *f, const char *id, const char *state) {
-        _cleanup_free_ char *text = text_printf(
-                "{\"restore_id\":\"%s\",\"backup_id\":\"" ID(
-                        1) "\",\"state\":\"%s\","
-                           "\"created_at\":\"2024-01-01T00:00:00Z\",\"completed_at\":\"\"}",
-                id, state);
+static void
+put_restore_of(Fixture *f, const char *id, const char *state, const char *created, int written) {
+        _cleanup_free_ char *text =
+                text_printf("{\"restore_id\":\"%s\",\"backup_id\":\"" ID(
+                                    1) "\",\"state\":\"%s\","
+                                       "\"created_at\":\"%s\",\"completed_at\":\"\"}",
+                            id, state, created);
         _cleanup_json_ json_object *o = json_parse(text, strlen(text));
 
-        assert_int_equal(catalog_put_restore(f->catalog, o, &f->why), 0);
+        assert_int_equal(catalog_put_restore(f->catalog, o, &f->why), written);
+}
+
+static void put_restore(Fixture *f, const char *id, const char *state) {
+        put_restore_of(f, id, state, "2024-01-01T00:00:00Z", 1);
 }
 
 static const char *member(json_object *o, const char *key) {
@@ -290,8 +295,10 @@ static void test_interrupt(void **state) {
 
 static void test_reconcile(void **state) {
         Fixture *f = *state;
-        _cleanup_json_ json_object *removed = NULL;
+        _cleanup_json_ json_object *removed = NULL, *gone = NULL;
+        char now[CLOCK_TEXT_MAX];
 
+        clock_format(clock_realtime_usec(), now);
         put(f, ID(1), "completed", "[\"alpha\"]", "2024-01-01T00:00:00Z");
         put(f, ID(2), "partial", "[\"alpha\"]", "2024-01-01T00:00:00Z");
         put(f, ID(3), "failed", "[\"alpha\"]", "2024-01-01T00:00:00Z");
@@ -300,10 +307,11 @@ static void test_reconcile(void **state) {
         put_restore(f, RESTORE(2), "active");
         put_restore(f, RESTORE(3), "staging");
         put_restore(f, RESTORE(4), "failed");
+        put_restore_of(f, RESTORE(5), "failed", now, 1);
         assert_int_equal(catalog_reconcile_start(f->catalog, &f->why), 0);
         put(f, ID(1), "completed", "[\"alpha\"]", "2024-01-01T00:00:00Z");
-        put_restore(f, RESTORE(1), "active");
-        put(f, ID(5), "completed", "[\"alpha\"]", "2024-01-01T00:00:00Z"); /* made meanwhile */
+        put_restore_of(f, RESTORE(1), "active", "2024-01-01T00:00:00Z", 0); /* as it is */
+        put(f, ID(5), "completed", "[\"alpha\"]", "2024-01-01T00:00:00Z");  /* made meanwhile */
         assert_int_equal(catalog_reconcile_finish(f->catalog, &removed, &f->why), 0);
         assert_int_equal(json_object_array_length(removed), 1);
         assert_string_equal(json_object_get_string(json_object_array_get_idx(removed, 0)), ID(2));
@@ -311,7 +319,9 @@ static void test_reconcile(void **state) {
         assert_restore(f, RESTORE(1), "active");
         assert_restore(f, RESTORE(2), "confirmed");
         assert_restore(f, RESTORE(3), "failed");
-        assert_restore(f, RESTORE(4), "failed");
+        assert_restore(f, RESTORE(5), "failed");
+        /* Of long ago, and nobody else knows it. */
+        assert_int_equal(catalog_get_restore(f->catalog, RESTORE(4), &gone, &f->why), -ENOENT);
 }
 
 static void test_batches(void **state) {
