@@ -401,7 +401,8 @@ def test_a_side_file_that_is_none(site):
     os.mkfifo(os.path.join(path, "x.db-journal"))
     site.service("side", path)
     backup = site.create("side", exit_code=3)
-    assert [p["path"] for p in json.loads(backup["metadata"])["problems"]] == [os.path.join(path, "x.db")]
+    assert [(p["path"], p["error"]["name"]) for p in json.loads(backup["metadata"])["problems"]] == [
+        (os.path.join(path, "x.db"), "SourceMissing")]
     assert stat.S_ISFIFO(os.lstat(os.path.join(path, "x.db-journal")).st_mode)
 
 

@@ -99,8 +99,8 @@ def test_a_newer_repository(site, change, said):
     try:
         for arguments in (("create", "app"), ("verify", site.backup), ("restore", site.backup, "--into", site.fs.path + "/out")):
             done = site.machine.call(*arguments, "--json")
-            assert done.returncode in (1, 8) and said in done.stdout, done.stdout + done.stderr
-            assert "newer" in done.stdout, done.stdout
+            assert (done.returncode, json.loads(done.stdout)["error"]["name"]) == (1, "NotRestorable"), done.stdout
+            assert said in done.stdout and "newer" in done.stdout, done.stdout
         # Nor is it forgotten what there was.
         site.machine.agent.stop()
         site.machine.agent.start(site.machine.bus)
@@ -116,7 +116,7 @@ def test_a_newer_feature_that_readers_may_ignore(site):
     path, data = resealed(site, "config", with_setting(ro_compat=["holograms"]))
     with in_place_of(path, data):
         done = site.machine.call("create", "app", "--json")
-        assert done.returncode == 1 and "newer program" in done.stdout, done.stdout
+        assert done.returncode == 1 and "newer program" in done.stdout and "NotRestorable" in done.stdout, done.stdout
         site.machine.cli("verify", site.backup, "--depth", "data")
         with site.extracted(site.backup) as output:
             assert read(os.path.join(output, "app") + site.data + "/f") == read(site.data + "/f")
@@ -156,8 +156,8 @@ def test_the_repository_of_another_host(site, install):
         site.machine.write_config()
         site.machine.reload()
         try:
-            said = site.machine.cli("create", "app", exit_code=1).stderr
-            assert other.repository in said and "belongs to another host" in said, said
+            said = site.machine.cli("create", "app", "--json", exit_code=1).stdout
+            assert other.repository in said and "belongs to another host" in said and "NotRestorable" in said, said
             assert sorted(os.walk(other.repository)) == files
         finally:
             site.machine.repository = ours

@@ -289,6 +289,8 @@ def test_blocks_that_cannot_be_read(install):
         assert backup["status"] == "partial"
         problems = {p["path"]: p["error"] for p in metadata(backup)["problems"]}
         assert set(problems) == {os.path.join(path, "bad"), os.path.join(path, "also\\x0abad \xff"), database}
+        assert {os.path.basename(p): e["name"] for p, e in problems.items()} == {
+            "bad": "SourceMissing", "also\\x0abad \xff": "SourceMissing", "x.db": "IntegrityFailure"}
         assert "Input/output error" in problems[os.path.join(path, "bad")]["text"]
         assert restored(site, backup, "eio", path + "/good") == b"fine" * 100000
         with site.extracted(backup["backup_id"]) as output:
@@ -322,6 +324,7 @@ def test_what_is_named_like_a_database(site):
     assert verdicts["real.db"] == "ok" and set(verdicts) == {"real.db", "header.db", "garbage.db"}
     problems = {os.path.basename(p["path"]): p["error"] for p in metadata(backup)["problems"]}
     assert set(problems) == {n for n, verdict in verdicts.items() if verdict != "ok"}
+    assert {error["name"] for error in problems.values()} == {"IntegrityFailure"}, problems
     assert all(len(error["text"]) > 10 for error in problems.values()), problems
     assert open(outside, "rb").read() == before
     with site.extracted(backup["backup_id"]) as output:
@@ -353,12 +356,12 @@ def test_a_side_file_that_is_none(site, suffix, kind):
     site.service("side", path)
     done = site.machine.call("create", "side", "--json", timeout=60)
     backup = json.loads(done.stdout)
-    assert done.returncode in (0, 3), done.stdout + done.stderr
+    assert done.returncode == 3, done.stdout + done.stderr
     assert open(victim, "rb").read() == b"valuable" * 1000 and os.path.lexists(side)
-    if done.returncode == 0:
-        assert backup["consistency"] in ("application", "crash")
-    else:
-        assert [p["path"] for p in metadata(backup)["problems"]] == [database]
+    # No hold needs a -shm: the database is as good as others, and its side file is told of all the same.
+    assert backup["consistency"] == ("application" if suffix == "-shm" else "crash")
+    assert [(p["path"], p["error"]["name"]) for p in metadata(backup)["problems"]] == [(database, "SourceMissing")]
+    assert side in metadata(backup)["problems"][0]["error"]["text"]
     assert restored(site, backup, "side", database) == open(database, "rb").read()
 
 
