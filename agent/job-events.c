@@ -243,8 +243,12 @@ static int on_restore(Job *j, json_object *message, Failure *reterr) {
         /* Another id is that of an earlier restore which this worker finished or undid first. */
         if (j->aside && strcmp(id, j->restore_id) == 0)
                 return 0; /* nothing was swapped: there is nothing to roll back */
-        if (j->type == JOB_RECONCILE && is_unfinished(restore))
+        if (j->type == JOB_RECONCILE && is_unfinished(restore)) {
                 j->manager->recover_wanted = true;
+                /* Its worker may be one that an agent before us left on its way to the end. */
+                if (!j->manager->judged)
+                        j->manager->reconcile_follow = true;
+        }
         r = catalog_put_restore(j->manager->catalog, restore, &j->catalog_failure);
         if (r < 0)
                 tell_unwritten(j, "put into the catalogue", "Restore", id, j->catalog_failure.text);
