@@ -91,13 +91,25 @@ stopped() {
 def test_around_a_swap(guest):
     guest(SITE + STEPS + """
         site
+        # Nothing but a swap touches them.
         first=$(systemctl show -P InvocationID app)
+        mkdir /srv/out
+        holdpoint create app
+        holdpoint restore latest --into /srv/out
+        holdpoint verify latest --depth restore
+        holdpoint restore latest --dry-run --yes
+        same "$(systemctl show -P InvocationID app) $(stops)" "$first 0" "the unit after all that swaps nothing"
+        holdpoint delete latest --yes
         holdpoint restore latest --yes --json >/tmp/restore
         running_on 100
         same "$(stops) $(starts)" "1 2" "stops and starts"
         down=$(jq .units_down_usec /tmp/restore)
         ((down > $(jq .swap_usec /tmp/restore))) || fail "down for $down"
         same "$(newest units_down_usec)" "$down" "the time in the row"
+
+        # People are told, at once and later.
+        holdpoint restores | tee /tmp/table
+        grep -Eq 'active +[0-9.]+ m?s +app' /tmp/table || fail "the time without the service is not in it"
 
         lose
         at exchanged=stop
@@ -116,6 +128,8 @@ def test_around_a_swap(guest):
         holdpoint confirm latest --yes
         same "$(systemctl show -P InvocationID app)" "$second" "confirm left the unit alone"
 
+        holdpoint restore latest --yes >/tmp/words
+        grep -Eq 'swap [0-9.]+ m?s, units down [0-9.]+ m?s$' /tmp/words || fail "$(cat /tmp/words)"
         systemctl stop app
         holdpoint restore latest --yes --json >/tmp/restore
         status 3 systemctl is-active --quiet app
