@@ -210,6 +210,48 @@ def test_a_missed_run_is_caught_up(guest):
         """, seconds=180)
 
 
+def test_clock_set_back(guest):
+    """A day back beneath agent and timers: runs come by the new clock, the newest backup is the one made last, none goes."""
+    guest("""
+        data btrfs
+        application /srv/app 100
+        service app /srv/app
+        systemctl enable --quiet --now holdpointd
+        mkdir -p /run/systemd/system/holdpoint@daily.timer.d
+        printf '[Timer]\nRandomizedDelaySec=0\n' >/run/systemd/system/holdpoint@daily.timer.d/now.conf
+        systemctl daemon-reload
+        total() { [[ $(holdpoint list --status completed --json | jq .total) == "$1" ]]; }
+        next() { [[ $(holdpoint schedule show daily --json | jq -r .next_run) == "$(date -u -d "$1" +%FT%TZ)" ]]; }
+        today=$(date +%F)
+        yesterday=$(date -d "$today -1 day" +%F) tomorrow=$(date -d "$today +1 day" +%F)
+        date -s "$today 12:00:00"
+        holdpoint schedule set daily --calendar '*-*-* 12:10:00' --type app
+        date -s "$today 12:09:58"
+        soon 60 total 1
+        soon 20 next "$tomorrow 12:10:00"
+
+        date -s "$yesterday 12:05:00"
+        soon 20 next "$yesterday 12:10:00"
+        sqlite3 /srv/app/app.db 'delete from t where id > 40'
+        date -s "$yesterday 12:09:58"
+        soon 60 total 2
+        sqlite3 /srv/app/app.db 'delete from t where id > 10'
+        holdpoint restore latest --yes
+        same "$(rows /srv/app)" 40 "rows: the newest backup is the one that was made last"
+        holdpoint rollback latest --yes
+        same "$(rows /srv/app)" 10 "rows after the rollback"
+        holdpoint prune --yes
+        same "$(holdpoint list --json --status completed | jq .total)" 2 "backups after a prune"
+        holdpoint status
+
+        # And right again.
+        date -s "$today 12:30:00"
+        soon 20 next "$tomorrow 12:10:00"
+        soon 60 total 3 # the run of today, which is missed by the clock that is right
+        holdpoint verify latest --depth data
+        """, seconds=240)
+
+
 def test_settings_by_environment(guest):
     """/etc/default/holdpoint sets up `default`, until somebody sets it otherwise; root's eyes alone are enough."""
     guest("""
