@@ -20,8 +20,8 @@
 #include "worker/request-fds.h"
 #include "worker/run.h"
 #include "worker/spool.h"
+#include "worker/stream.h"
 
-#define STALL_MSEC    60000 /* a stream that gives nothing for so long is given up */
 #define SERVICES_MAX  100
 #define ROOTS_MAX     1000
 #define SQLITE_HEADER "SQLite format 3"
@@ -65,17 +65,18 @@ static int refuse(const Entry *e, const char *why, Failure *reterr) {
 
 static ssize_t read_stream(void *userdata, void *data, size_t n, Failure *reterr) {
         Import *x = userdata;
+        int stall = stream_stall_msec();
 
         for (;;) {
                 struct pollfd fds[] = { { .fd = x->stream, .events = POLLIN },
                                         { .fd = x->work->socket, .events = POLLIN } };
-                int r = poll(fds, ELEMENTSOF(fds), STALL_MSEC);
+                int r = poll(fds, ELEMENTSOF(fds), stall);
                 ssize_t got;
 
                 if (r == 0)
                         return fail_set(reterr, FAIL_INTERRUPTED, ETIMEDOUT,
                                         "the archive gave nothing for %d seconds; begin again",
-                                        STALL_MSEC / 1000);
+                                        stall / 1000);
                 if (r > 0 && fds[1].revents && work_check(x->work, reterr) < 0)
                         return -ECANCELED;
                 if (r <= 0 || !fds[0].revents)

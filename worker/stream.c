@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,6 +11,13 @@
 #include "worker/request-fds.h"
 
 #define PENDING_BYTES ((size_t) 64 << 10)
+
+int stream_stall_msec(void) {
+        const char *text = getenv("HOLDPOINT_TEST_STALL_MSEC");
+        unsigned long msec = text ? strtoul(text, NULL, 10) : 0;
+
+        return msec > 0 && msec < STREAM_STALL_MSEC ? (int) msec : STREAM_STALL_MSEC;
+}
 
 int stream_open(Work *w, Stream *ret, Failure *reterr) {
         _cleanup_close_ int fd = -1;
@@ -24,7 +32,7 @@ int stream_open(Work *w, Stream *ret, Failure *reterr) {
                                 "request: the stream cannot be written to");
         *ret = (Stream){ .work = w,
                          .fd = TAKE_FD(fd),
-                         .stall_msec = STREAM_STALL_MSEC,
+                         .stall_msec = stream_stall_msec(),
                          .pending = BUF_INIT(2 * PENDING_BYTES) };
         return 0;
 }

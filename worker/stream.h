@@ -9,6 +9,7 @@
 #include "worker/work.h"
 
 #define STREAM_STALL_MSEC 60000 /* a reader that takes nothing for so long is cut off */
+int stream_stall_msec(void);    /* that, or less where root's environment says so, for tests */
 
 typedef struct Stream {
         Work *work;

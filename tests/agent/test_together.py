@@ -235,6 +235,30 @@ def test_prune_and_delete_beside_a_slow_reader(site, bus):
     assert not dead <= set(site.packs())
 
 
+def test_clients_that_stop(site, bus):
+    """A stream that stands still is cut off, whoever reads beside it: the minute is shorter here."""
+    m, backup = site.machine, latest(site, "one")
+    for name in ("maintain", "backup"):
+        m.workers.restart(name, HOLDPOINT_TEST_STALL_MSEC="700")
+    try:
+        fd, (still,) = bus.stream("OpenBackup", "sa{sv}", [backup, {"format": variant("s", "tar")}])
+        assert m.cli("files", backup).stdout.count("a-file-with") == 300
+        assert bus.wait_job(still, 30)[0] == "failed"
+        assert bus.get("ErrorName", still, "org.holdpoint.Backup1.Job").endswith(".Interrupted")
+        with os.fdopen(fd, "rb") as f:  # what it has is no whole archive
+            assert not f.read().endswith(bytes(1024))
+        r, w = os.pipe()
+        _, silent = bus.call("ImportBackup", "hsa{sv}", [0, "silent", {}], fds=[r])
+        os.close(r)
+        assert bus.wait_job(silent, 30)[0] == "failed"
+        assert bus.get("ErrorName", silent, "org.holdpoint.Backup1.Job").endswith(".Interrupted")
+        os.close(w)
+    finally:
+        for name in ("maintain", "backup"):
+            m.workers.restart(name)
+    settle(bus)
+
+
 def test_clients_that_vanish(site):
     """In the middle of a stream, of a call that is held, and of a job that goes on without them."""
     m, backup = site.machine, latest(site, "one")
