@@ -18,6 +18,18 @@ def test_first_call_starts_it(guest):
         grep -q '^CapBnd:.0*$' "/proc/$pid/status"
         same "$(stat -c '%a %U' /var/lib/holdpoint)" '700 holdpoint' "the agent's state"
         same "$(stat -c '%a %U' /var/backups/holdpoint)" '700 root' "the repository"
+
+        # The examples of services are there, read by nobody, and right as they are.
+        for name in main_service admin_service system_config; do
+                cmp "/etc/holdpoint/services.d/$name.conf.example" "/usr/share/doc/holdpoint/examples/services.d/$name.conf"
+        done
+        manager GetStatus 'a{sv}' 0 | grep -q 'main_service' && fail "an example is read" || true
+        for name in main_service admin_service system_config; do
+                mv "/etc/holdpoint/services.d/$name.conf.example" "/etc/holdpoint/services.d/$name.conf"
+        done
+        holdpointd --check-config
+        systemctl reload holdpointd
+        manager GetStatus 'a{sv}' 0 | grep -q '"main_service"' || fail "$(manager GetStatus 'a{sv}' 0)"
         """)
 
 
