@@ -140,49 +140,96 @@ def test_watchdog_of_workers(guest):
 
 
 def test_upgrade_in_a_job(guest):
-    """The same files again, as an upgrade does it, while a job runs: interrupted in good order, and on it goes."""
+    """All programs replaced while a backup runs, and while a restore does: ended in good order, and on it goes with the new ones."""
     guest("""
         site
-        cp /etc/holdpoint/holdpoint.conf /tmp/mine; echo '# mine' >>/etc/holdpoint/holdpoint.conf
+        sqlite3 /srv/app/app.db 'delete from t where id > 10'
+        echo '# mine' >>/etc/holdpoint/holdpoint.conf
+        echo '# mine' >>/etc/holdpoint/services.d/main_service.conf.example
+        cp -a /etc/holdpoint /tmp/mine
+        # Other files of other contents under the same names, as a package manager does it.
+        upgrade() {
+                local program
+                worker=$(stopped) old=$(systemctl show -P MainPID holdpointd)
+                for program in /usr/bin/holdpoint /usr/sbin/holdpointd /usr/libexec/holdpoint/* \
+                               /usr/lib/systemd/system-generators/holdpoint-generator; do
+                        cp -p "$program" "$program.new"
+                        echo newer >>"$program.new"
+                        mv "$program.new" "$program"
+                done
+                /guest/finish share/doc/holdpoint/examples
+                soon 20 manager GetStatus 'a{sv}' 0
+                [[ $(readlink "/proc/$worker/exe") == *deleted* ]] || fail "the old worker is not the old program"
+                new=$(systemctl show -P MainPID holdpointd)
+                ((old != new)) || fail "the old agent still runs"
+                cmp "/proc/$new/exe" /usr/sbin/holdpointd
+                kill -CONT "$worker"
+                soon 60 gone
+                unpause
+        }
         pause backup sealed
         holdpoint create app --no-wait
         soon 30 stopped
-        worker=$(stopped) old=$(systemctl show -P MainPID holdpointd)
-        /guest/finish share/doc/holdpoint/examples
-        soon 20 manager GetStatus 'a{sv}' 0
-        ((old != $(systemctl show -P MainPID holdpointd))) || fail "the old agent still runs"
-        kill -CONT "$worker"
-        soon 30 gone
-        unpause
+        upgrade
         job_is backup interrupted
+        same "$(holdpoint list --status completed --json | jq .total)" 1 "backups"
+
+        pause restore staged
+        holdpoint restore latest --yes --no-wait
+        soon 30 stopped
+        upgrade
+        job_is restore interrupted
+        same "$(rows /srv/app)" 10 "rows: it was not swapped yet"
+        same "$(ls -A /srv/.holdpoint | grep -c restore)" 0 "staged trees"
+
+        pause restore exchanged
+        holdpoint restore latest --yes --no-wait
+        soon 30 stopped
+        upgrade
+        same "$(rows /srv/app)" 100 "rows: it was in its swap"
+        state() { [[ $(holdpoint restores --json | jq -r '.restores[0].state') == "$1" ]]; }
+        soon 60 state active # a second look, after ten seconds
+        holdpoint rollback latest --yes
+        same "$(rows /srv/app)" 10 "rows after the rollback, by the new worker"
         holdpoint create app
-        tail -n 1 /etc/holdpoint/holdpoint.conf | grep -qx '# mine'
-        """, seconds=240)
+        holdpoint verify latest --depth data
+        for file in holdpoint.conf services.d/main_service.conf.example services.d/app.conf; do
+                cmp "/tmp/mine/$file" "/etc/holdpoint/$file"
+        done
+        """, seconds=300)
 
 
 def test_install_and_uninstall(guest):
-    """`meson install` on the running system and `./run uninstall`: what is left is what people made."""
+    """`./run install` and `./run uninstall` on the running system: what is left is what people made."""
     guest("""
         top=%s
-        ln -s "$top/build" "$top/build/system"
-        meson install -C "$top/build/system" --no-rebuild --quiet
+        ln -s "$top/build" "$top/build/system" # compiled already
+        "$top/run" install 2>&1 | tee /tmp/words
+        grep -q 'systemctl enable --now holdpointd' /tmp/words
         data btrfs
         application /srv/app
         service app /srv/app
         systemctl enable --quiet --now holdpointd
         holdpoint create app
+        holdpoint schedule set nightly --type app
         "$top/run" uninstall
-        for path in /usr/bin/holdpoint /usr/sbin/holdpointd /usr/libexec/holdpoint/holdpoint-worker \\
-                    /usr/lib/systemd/system/holdpointd.service /usr/share/dbus-1/system.d/org.holdpoint.Backup1.conf \\
-                    /usr/lib/systemd/system/basic.target.wants/holdpoint-recover.service \\
-                    /etc/systemd/system/multi-user.target.wants/holdpointd.service; do
+        meson introspect "$top/build/system" --installed |
+                /usr/bin/python3 -c 'import json, sys; print(*json.load(sys.stdin).values(), sep=chr(10))' >/tmp/installed
+        (($(wc -l </tmp/installed) > 40)) || fail "what was installed: $(cat /tmp/installed)"
+        while read -r path; do
+                [[ ! -e $path && ! -L $path ]] || fail "$path is left"
+        done </tmp/installed
+        for path in /usr/libexec/holdpoint /usr/share/doc/holdpoint /etc/systemd/system/multi-user.target.wants/holdpointd.service; do
                 [[ ! -e $path && ! -L $path ]] || fail "$path is left"
         done
         status 4 systemctl status holdpointd
         ! pgrep -x holdpointd || fail "the agent still runs"
+        ! systemctl list-timers | grep holdpoint || fail "a schedule still runs"
         test -f /etc/holdpoint/services.d/app.conf -a -d /etc/holdpoint/keys -a -d /var/lib/holdpoint-worker
         test -n "$(ls /var/backups/holdpoint/backups)"
         id holdpoint
-        meson install -C "$top/build/system" --no-rebuild --quiet
+        "$top/run" install
         same "$(holdpoint list --json | jq .total)" 1 "backups after it came back"
-        """ % __import__("guest").TOP, seconds=240)
+        same "$(holdpoint schedule list --json | jq -r '.schedules[].schedule_name')" nightly "schedules after it came back"
+        systemctl is-enabled holdpoint@nightly.timer
+        """ % __import__("guest").TOP, seconds=400)
