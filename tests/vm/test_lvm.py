@@ -363,8 +363,7 @@ def test_leftovers(guest):
 
 
 def test_refused(guest):
-    """What cannot be done is said by name, and leaves nothing: pool, room, udev, disk; a renamed group is no trouble."""
-    guest.disks.append(guest.disk("second"))
+    """What cannot be done is said by name, by the doctor too, and leaves nothing: pool, udev, no volume; a renamed group is no trouble."""
     guest(LVM + """
         group
         pool 100M
@@ -372,20 +371,34 @@ def test_refused(guest):
         data ext4 /dev/vg-a/data /srv
         application /srv/app
         service app /srv/app Snapshot=lvm
-        mkdir -p /var/plain /mnt/app
+        mkdir -p /var/plain
         service plain /var/plain Snapshot=lvm
-        service other /mnt/app Snapshot=lvm
         # The pool: what Holdpoint itself keeps there goes first.
         head -c 30M /dev/urandom >/srv/load
         holdpoint create app --json | jq -e '(.copies | sort) == ["hot", "local"]'
         rm /srv/load
         sync
         fstrim /srv
-        thin load 90M
+        thin load 120M
         dd if=/dev/zero of=/dev/vg-a/load bs=1M count=45 conv=fsync status=none
         holdpoint create app --json | jq -e '.status == "completed" and (.copies | sort) == ["hot", "local"]'
         same "$(ours | wc -l)" 1 "hot copies"
-        dd if=/dev/zero of=/dev/vg-a/load bs=1M count=76 conv=fsync status=none
+        # It fills up while the backup is read: the job ends, and its image goes.
+        used() { dmsetup status vg--a-pool-tpool | awk '{ split($6, n, "/"); print int(100 * n[1] / n[2]) }'; }
+        step point-taken=stop
+        holdpoint create app >/dev/null 2>/tmp/error &
+        job=$!
+        soon 120 stopped
+        for ((n = 45; $(used) < 96; n++)); do
+                dd if=/dev/zero of=/dev/vg-a/load bs=1M seek=$n count=1 conv=fsync,notrunc status=none
+        done
+        kill -CONT "$(stopped)"
+        status 1 wait $job
+        cat /tmp/error
+        grep -q 'fills up' /tmp/error
+        manager ListJobs 'a{sv}' 0 | grep -q '"error_name" s "[^"]*SnapshotFull"'
+        step
+        same "$(ours | wc -l)" 1 "the hot copy that was there before"
         doctor
         finding warning 'too full' app # hot copies may yet make room
         refused SnapshotFull 'too full' app
@@ -403,14 +416,26 @@ def test_refused(guest):
         finding error 'udev does not run' app
         finding error 'not ext4 or XFS on a logical volume' plain
         systemctl start systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd
-
-        # One that is no volume, and a volume in a group of two disks, of which one goes.
         refused SnapshotFailed 'not ext4 or XFS on a logical volume' plain
+        """, seconds=SECONDS)
+
+
+def test_room_and_disk(guest):
+    """A group without room, or whose disk goes: before a backup, while an image is read, and back again. Others go on."""
+    guest.disks.append(guest.disk("second"))
+    guest(LVM + """
+        group
+        classic data 200M
+        data ext4 /dev/vg-a/data /srv
+        application /srv/app
+        service app /srv/app Snapshot=lvm
+        service other /mnt/app Snapshot=lvm
         echo 'devices { global_filter = [ "r|/dev/ubdc|" ] }' >/etc/lvm/lvmlocal.conf
         dmsetup create disk --table "0 $(blockdev --getsz /dev/ubdc) linear /dev/ubdc 0"
         pvcreate -q /dev/mapper/disk >/dev/null
         vgcreate -q vg-c /dev/mapper/disk >/dev/null
-        lvcreate -q -y -l 100%FREE -n full vg-c >/dev/null
+        lvcreate -q -y -l 60%FREE -n full vg-c >/dev/null
+        lvcreate -q -y -l 100%FREE -n rest vg-c >/dev/null
         data ext4 /dev/vg-c/full /mnt
         application /mnt/app
         refused SnapshotFull 'no room' other
@@ -427,14 +452,41 @@ def test_refused(guest):
         journalctl -o json HOLDPOINT_SERVICE=other MESSAGE_ID=557aec8822184bdf8edca4e946bdbeb9 >/tmp/lines
         jq -e -s 'length == 1 and (.[0].MESSAGE | contains("no room")) and .[0].PRIORITY == "4"' /tmp/lines
         service other /mnt/app Snapshot=lvm
-        dmsetup suspend disk
-        dmsetup reload disk --table "0 $(blockdev --getsz /dev/ubdc) error"
-        dmsetup resume disk
+        turn() { # TARGET: what the disk is from now on
+                dmsetup suspend --nolockfs disk
+                dmsetup reload disk --table "0 $(blockdev --getsz /dev/ubdc) $1"
+                dmsetup resume disk
+        }
+        turn error
         refused SnapshotFailed 'logical volume' other
         service other /mnt/app
         doctor
         finding warning 'is its disk still there' other
         holdpoint create app --json | jq -e '.status == "completed"'
+
+        # It is back, and goes while its image is read; what is left goes once it is back again.
+        back() {
+                umount -l /mnt
+                turn 'linear /dev/ubdc 0'
+                mount /dev/vg-c/full /mnt
+        }
+        back
+        lvremove -q -y vg-c/rest >/dev/null
+        service other /mnt/app Snapshot=lvm
+        holdpoint create other --json | jq -e '.status == "completed"'
+        step point-taken=stop
+        holdpoint create other >/dev/null 2>/tmp/error &
+        job=$!
+        soon 120 stopped
+        turn error
+        kill -CONT "$(stopped)"
+        status 1 wait $job
+        cat /tmp/error
+        same "$(holdpoint list --json --service other --status completed | jq .total)" 2 "backups that count as good"
+        step
+        back
+        holdpoint create other --json | jq -e '.status == "completed"'
+        clean
         """, seconds=SECONDS)
 
 
@@ -510,4 +562,59 @@ def test_missing_module(guest):
         jq -e '[.findings[] | select(.check == "program")] == []' /tmp/report
         same "$(pgrep -c holdpoint-lvm || true) $(ours)" "0 " "what the doctor left"
         holdpoint create app --json | jq -e '.status == "completed" and .consistency == "application"'
+        """, seconds=SECONDS)
+
+
+def test_pool_metadata(guest):
+    """A pool that has room for data but none for its mappings: the job that runs ends, and none is begun."""
+    guest(LVM + """
+        pvcreate -q /dev/ubdb >/dev/null
+        vgcreate -q -s 1m vg-a /dev/ubdb >/dev/null
+        lvcreate -q -y -L 1100M --poolmetadatasize 2m -c 64k -Zn -T vg-a/pool >/dev/null 2>&1
+        thin data 80M
+        thin big 700M
+        data ext4 /dev/vg-a/data /srv
+        application /srv/app
+        service app /srv/app
+        # Mappings of a whole volume, then of what its copies do not share with it any more.
+        cat >/tmp/fill.py <<'END'
+import os, subprocess
+CHUNK, CHUNKS, COPIES, LIMIT = 65536, 700 << 4, 12, 91
+def full():
+    used, total = subprocess.check_output(["dmsetup", "status", "vg--a-pool-tpool"], text=True).split()[4].split("/")
+    return 100 * int(used) / int(total)
+def touch(name, step):
+    fd = os.open("/dev/vg-a/" + name, os.O_WRONLY)
+    for n, chunk in enumerate(range(0, CHUNKS, step)):
+        os.pwrite(fd, b"x" * 4096, chunk * CHUNK)
+        if step > 1 and n % 10 == 9:
+            os.fsync(fd)
+            if full() >= LIMIT:
+                break
+    os.fsync(fd)
+    os.close(fd)
+touch("big", 1)
+for n in range(COPIES):
+    subprocess.run(["lvcreate", "-q", "-y", "-s", "-kn", "-n", "copy%d" % n, "vg-a/big"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)
+for n in range(COPIES):
+    if full() < LIMIT:
+        touch("copy%d" % n, 100)
+print("metadata", full())
+assert LIMIT <= full() < 99
+END
+        step point-taken=stop
+        holdpoint create app >/dev/null 2>/tmp/error &
+        job=$!
+        soon 120 stopped
+        python3 /tmp/fill.py
+        kill -CONT "$(stopped)"
+        status 1 wait $job
+        cat /tmp/error
+        grep -q 'fills up' /tmp/error
+        step
+        same "$(ours)" "" "snapshots that are left"
+        refused SnapshotFull 'metadata 9[0-9] %' app
+        doctor
+        finding error 'too full' app
         """, seconds=SECONDS)
