@@ -9,6 +9,8 @@ import subprocess
 import guest as guests
 import pytest
 
+from test_lvm import LVM
+
 TREE = os.environ.get("HOLDPOINT_TREE") or os.path.join(guests.TOP, "build", "tree")
 # Tenths, as "systemd-analyze security --threshold=" counts.
 LIMITS = {
@@ -80,33 +82,111 @@ def test_special_files_come_back(guest, kind):
         """ % (kind, "" if kind == "btrfs" else "Snapshot=none"), seconds=240)
 
 
-NEEDED = ("CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_FSETID CAP_SETFCAP CAP_SYS_PTRACE CAP_MKNOD "
-          "CAP_LINUX_IMMUTABLE CAP_SETUID CAP_SETGID")
+RESTORE = ("CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_FSETID CAP_SETFCAP CAP_SYS_PTRACE CAP_MKNOD "
+           "CAP_LINUX_IMMUTABLE CAP_SETUID CAP_SETGID")
+BACKUP = "CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN CAP_SETUID CAP_SETGID"
+
+# each CLASS RIGHT…: without any single one of them `good` fails; with it, it does not.
+EACH = r"""
+each() {
+        local class=$1 right less=/etc/systemd/system/holdpoint-$1@.service.d/less.conf
+
+        shift
+        mkdir -p "${less%/*}"
+        for right in "$@"; do
+                printf '[Service]\nCapabilityBoundingSet=~%s\n' "$right" >"$less"
+                systemctl daemon-reload
+                ! good || fail "nothing in $class needs $right"
+                rm "$less"
+                systemctl daemon-reload
+                good || fail "with $right it fails too"
+        done
+}
+"""
 
 
 def test_each_right_of_a_restore_is_needed(guest):
     """Without any single one of them a restore fails or is not faithful. (CAP_KILL is for helpers that hang.)"""
     guest.denials_expected = True
-    guest(SPECIAL + """
+    guest(SPECIAL + EACH + """
         data btrfs
         application /srv/app
         special /srv/app
         service app /srv/app
         holdpoint create app
         facts /srv/app >/tmp/before
-        again() {
-                systemctl daemon-reload
+        good() {
                 chattr -a /srv/app/append
                 holdpoint restore latest --from local --yes && facts /srv/app | diff /tmp/before -
         }
-        again
-        mkdir /etc/systemd/system/holdpoint-restore@.service.d || true
-        for right in %s; do
-                printf '[Service]\\nCapabilityBoundingSet=~%%s\\n' "$right" \
-                        >/etc/systemd/system/holdpoint-restore@.service.d/less.conf
-                ! again || fail "nothing needs $right"
+        good
+        each restore %s
+        """ % RESTORE, seconds=500)
+
+
+def test_each_right_of_a_backup_is_needed(guest):
+    """The same for backups of all kinds of sources, and for the class that opens hot copies in LVM."""
+    guest.denials_expected = True
+    guest.disks.append(guest.disk("more"))
+    guest(SPECIAL + EACH + LVM + """
+        group
+        pool 600M
+        thin thin 300M
+        data ext4 /dev/vg-a/thin /thin
+        data btrfs /dev/ubdc /srv
+        btrfs -q subvolume create /srv/app
+        for directory in /srv/app /srv/plain /thin/app; do
+                application $directory
         done
-        """ % NEEDED, seconds=400)
+        special /srv/app
+        service app /srv/app
+        service plain /srv/plain Snapshot=none
+        facts /srv/app >/tmp/before
+        good() {
+                out=$(mktemp -d /srv/out.XXXXXX)
+                holdpoint create full --json >/tmp/backup && jq -e '.status == "completed"' /tmp/backup &&
+                        holdpoint restore latest --from local --into "$out" &&
+                        facts "$out/app/srv/app" | diff /tmp/before - &&
+                        same_times
+        }
+        same_times() {
+                [[ $(stat -c '%%Y %%U' "$out"/*/srv/*/app.db) == "$(stat -c '%%Y %%U' /srv/app/app.db /srv/plain/app.db)" ]]
+        }
+        good || fail "not even with all rights"
+        each backup %s
+
+        # The right to end a helper of another user's, which stands still while it holds a lock.
+        hang() {
+                step held=stop
+                printf 'Environment=HOLDPOINT_DEBUG=1\n' >>/etc/systemd/system/holdpoint-backup@.service.d/step.conf
+                systemctl daemon-reload
+                holdpoint create plain --no-wait
+                soon 60 stopped
+                pkill -STOP -x holdpoint-sqlit
+                kill -CONT "$(stopped)"
+                soon 60 gone
+                journalctl --sync
+        }
+        stays() {
+                journalctl -b -o cat _COMM=holdpoint-worke | grep 'helper .* does not end'
+        }
+        hang
+        ! stays || fail "with all rights"
+        printf '[Service]\nCapabilityBoundingSet=~CAP_KILL\n' >/etc/systemd/system/holdpoint-backup@.service.d/less.conf
+        hang
+        stays || fail "nothing needs CAP_KILL"
+        rm -r /etc/systemd/system/holdpoint-backup@.service.d
+        systemctl daemon-reload
+
+        service thin /thin/app
+        systemctl reload holdpointd
+        holdpoint create thin
+        good() {
+                holdpoint restore latest --from hot --yes
+        }
+        good
+        each image CAP_SYS_ADMIN
+        """ % BACKUP, seconds=600)
 
 
 def test_holders_are_seen(guest):
