@@ -77,7 +77,7 @@ def test_bus_restarted(guest):
 
 def test_state_full_or_read_only(guest):
     """What needs the disk is refused by name, the rest goes on; nothing is lost, and it works again by itself."""
-    guest.denials_expected = True  # "Read-only file system" is what this is about
+    guest.denials_expected = "Read-only file system"  # is what this is about
     guest.disks += [guest.disk("agent", 64), guest.disk("worker", 64)]
     guest(STATES + """
         # reads: whatever needs no disk of the states, in all their ways.

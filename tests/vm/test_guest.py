@@ -85,7 +85,7 @@ def test_a_panic_is_no_result(guest):
 
 def test_what_is_denied_is_seen(guest):
     """A unit that may not do what its worker must: the test fails, not only the job."""
-    guest.denials_expected = True
+    guest.denials_expected = "."
     result = guest("""
         mkdir -p /etc/systemd/system/holdpoint-maintain@.service.d
         printf '[Service]\\nSystemCallFilter=~flock\\n' >/etc/systemd/system/holdpoint-maintain@.service.d/x.conf

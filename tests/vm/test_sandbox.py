@@ -107,7 +107,7 @@ each() {
 
 def test_each_right_of_a_restore_is_needed(guest):
     """Without any single one of them a restore fails or is not faithful. (CAP_KILL is for helpers that hang.)"""
-    guest.denials_expected = True
+    guest.denials_expected = "."
     guest(SPECIAL + EACH + """
         data btrfs
         application /srv/app
@@ -126,7 +126,7 @@ def test_each_right_of_a_restore_is_needed(guest):
 
 def test_each_right_of_a_backup_is_needed(guest):
     """The same for backups of all kinds of sources, and for the class that opens hot copies in LVM."""
-    guest.denials_expected = True
+    guest.denials_expected = "."
     guest.disks.append(guest.disk("more"))
     guest(SPECIAL + EACH + LVM + """
         group
